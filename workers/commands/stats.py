@@ -22,7 +22,8 @@ from workers.lists.time_parsing import parse_time
 def stats(*, since: datetime | None, until: datetime | None, as_json: bool) -> None:
     """Count what happened in a span: events, deliveries, warnings, pushes, authorizations, runs; how long it took.
 
-    Deliveries that no worker has taken yet are not counted. Latencies are of the latest 5,000.
+    Runs count when they ended, open ones when their delivery came. Deliveries that no worker has taken yet are not
+    counted. Latencies are of the latest 2,000.
     """
     since, until = since or parse_time("today"), until or datetime.now(UTC)
     if since >= until:

@@ -18,6 +18,7 @@ from workers.ledger import downtimes
 from workers.ledger.cdr_queries import CONTRADICTS_ITSELF, IN_CONFLICT, SHARES_SESSION
 from workers.ledger.deliveries import has_state
 from workers.ledger.downtimes import DowntimeRow
+from workers.ledger.runs import handlers_of
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.core_tables import IS_FAILING, IS_OPEN, deliveries, pushes, runs, sessions
@@ -122,14 +123,8 @@ def unreadable_backlog(conn: Connection, what: str, now: datetime, since: dateti
 
 
 def handlers_of_dead(conn: Connection) -> list[str]:
-    """List the handlers that have dead letters, by a loose scan of the index."""
-    found: list[str] = []
-    while True:
-        query = select(func.min(runs.c.handler)).where(IS_DEAD)
-        last = conn.scalar(query.where(runs.c.handler > found[-1]) if found else query)
-        if last is None:
-            return found
-        found.append(last)
+    """List the handlers that have dead letters."""
+    return handlers_of(conn, IS_DEAD)
 
 
 def dead_letter_backlog(conn: Connection, handler: str, since: datetime | None) -> Backlog | None:

@@ -3,7 +3,6 @@
 Rows of one identity are one CDR: the one that was received first counts, the others are in no total.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -26,12 +25,22 @@ from sqlalchemy import (
 
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import Position, Unindexed, in_list, matching, older_than, same_person, within
+from workers.ledger.database.conditions import (
+    Position,
+    Unindexed,
+    in_hashed_list,
+    in_list,
+    matching,
+    older_than,
+    same_person,
+    within,
+)
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, receipts, sessions
 
 MOST_SESSIONS = 2_000
+MANY = 500
 FETCH_SIZE = 1000
 """Rows fetched at once, so that a long list takes no more memory than a short one."""
 
@@ -285,10 +294,13 @@ def _conditions(conn: Connection, filters: CdrFilters) -> Iterator[ColumnElement
     if filters.in_conflict:
         yield in_list(cdrs.c.identity, _in_conflict(conn, twice))
     if filters.repeated:
-        # They are listed first: in a condition PostgreSQL takes them for many, and reads all deliveries beside them.
+        # Both are listed first: in a condition PostgreSQL takes them for many, and reads all deliveries beside them.
+        received = received_again(conn)
+        # Of many the newest are found sooner by reading CDRs in their order.
+        among = in_list if len(twice) + len(received) <= MANY else in_hashed_list
+        yield or_(among(cdrs.c.identity, twice), among(cdrs.c.delivery_id, received))
         delivery = deliveries.alias("of_it")
         again = exists().where(delivery.c.id == cdrs.c.delivery_id, receipt_count(delivery) > 0)
-        yield in_list(cdrs.c.delivery_id, _repeats(conn, twice) | received_again(conn))
         yield or_(SAYS_THE_SAME, again)
 
 
@@ -296,12 +308,3 @@ def _in_conflict(conn: Connection, twice: Collection[str]) -> list[str]:
     """Return those of these identities whose CDRs contradict each other."""
     of_identity = select(cdrs.c.identity).where(in_list(cdrs.c.identity, twice)).group_by(cdrs.c.identity)
     return list(conn.scalars(of_identity.having(func.min(cdrs.c.content) != func.max(cdrs.c.content))))
-
-
-def _repeats(conn: Connection, twice: Collection[str]) -> set[str]:
-    """Return the deliveries with CDRs of these identities of which another one says the same."""
-    query = select(cdrs.c.identity, cdrs.c.content, cdrs.c.delivery_id).where(in_list(cdrs.c.identity, twice))
-    deliveries_of: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for identity, content, delivery_id in conn.execute(query):
-        deliveries_of[identity, content].append(delivery_id)
-    return {each for ids in deliveries_of.values() if len(ids) > 1 for each in ids}

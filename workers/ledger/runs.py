@@ -140,3 +140,14 @@ def _ending(run: RunRecord, handler: str, job_id: str) -> dict[str, Any]:
     ending = {name: getattr(run, name) for name in ENDING}
     key = {"of": run.delivery_id, "by": handler}
     return ending | key | {"next_queue": run.queue, "job_id": job_id if is_kept else None}
+
+
+def handlers_of(conn: Connection, *where: ColumnElement[bool]) -> list[str]:
+    """List the handlers of these runs, by a loose scan of an index that begins with them."""
+    found: list[str] = []
+    while True:
+        query = select(func.min(runs.c.handler)).where(*where)
+        last = conn.scalar(query.where(runs.c.handler > found[-1]) if found else query)
+        if last is None:
+            return found
+        found.append(last)

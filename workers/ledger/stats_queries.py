@@ -7,21 +7,21 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, func, select
 
 from ingest.queue.batch import DRIVE_API
 from workers.ledger import fee_warnings
 from workers.ledger.database.conditions import Unindexed, within
 from workers.ledger.fee_warnings import WarningFilters
 from workers.ledger.recorded_runs import SEPARATOR
-from workers.ledger.states import Outcome
+from workers.ledger.run_schedule import IS_RUNNING
+from workers.ledger.runs import handlers_of
+from workers.ledger.states import FINAL_OUTCOMES, Outcome
 from workers.ledger.tables.authorization_tables import authorizations
 from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 MAX_MEASURED = 2_000
 """Of more than so many, the latest are measured."""
-
-PAGES_IN_MEMORY = "SET LOCAL random_page_cost = 1.1"
 
 Counts = Mapping[str, int]
 
@@ -44,7 +44,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class SpanStats:
-    """What happened in a span, by the time of receipt; pushes by when they were made, authorizations by their time."""
+    """What happened in a span, by the time of receipt; pushes by when they were made, authorizations by their time.
+
+    Runs by when they ended, those that have not ended by the receipt of their delivery.
+    """
 
     since: datetime
     until: datetime
@@ -65,7 +68,7 @@ class SpanStats:
 
 
 def read_stats(conn: Connection, since: datetime, until: datetime, *, with_runs: bool = True) -> SpanStats:
-    """Count what happened in a span. Counting the runs takes longest, and may be left out."""
+    """Count what happened in a span. Counting the runs may be left out."""
     received = [*within(deliveries.c.received_at, since, until), deliveries.c.inbox != DRIVE_API]
     events: Counter[str] = Counter()
     states: Counter[str] = Counter()
@@ -84,7 +87,7 @@ def read_stats(conn: Connection, since: datetime, until: datetime, *, with_runs:
         until=until,
         events=dict(events.most_common()),
         deliveries=dict(states),
-        runs=_runs(conn, received, recorded) if with_runs else {},
+        runs=_runs(conn, since, until, recorded) if with_runs else {},
         warnings=dict(Counter(str(each.outcome) for each in warned)),
         pushes=_by_two(conn, (pushes.c.channel, pushes.c.state), made),
         authorizations=_by_one(conn, authorizations.c.decision, asked),
@@ -96,23 +99,27 @@ def read_stats(conn: Connection, since: datetime, until: datetime, *, with_runs:
     )
 
 
-def _runs(
-    conn: Connection, received: Sequence[ColumnElement[bool]], recorded: Mapping[str, int]
-) -> dict[str, dict[str, int]]:
+def _runs(conn: Connection, since: datetime, until: datetime, names: Counter[str]) -> dict[str, dict[str, int]]:
     """Count runs, those without a row by how many deliveries have which value of `recorded_by`."""
-    if conn.dialect.name == "postgresql":
-        # What came lately is in memory. With the default, made for disks, all runs are read for those of some hours.
-        conn.exec_driver_sql(PAGES_IN_MEMORY)
-    columns = runs.c.handler, runs.c.outcome
-    # The deliveries of the span first, and their runs by primary key.
-    joined = deliveries.join(runs, runs.c.delivery_id == deliveries.c.id)
-    query = select(*columns, func.count()).select_from(joined).where(*received).group_by(*columns)
-    counts = _nested(conn.execute(query))
-    for names, count in recorded.items():
-        for handler in filter(None, names.split(SEPARATOR)):
-            of_handler = counts.setdefault(handler, {})
-            of_handler[Outcome.DONE.value] = of_handler.get(Outcome.DONE.value, 0) + count
-    return counts
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    ended = [runs.c.handler.in_(handlers_of(conn)), *within(runs.c.finished_at, since, until)]
+    queries = [_grouped(runs.c.handler, runs.c.outcome).where(*ended, runs.c.outcome.in_(FINAL_OUTCOMES))]
+    # Open runs are few: an index finds them all, and their deliveries are looked up.
+    received = within(Unindexed(deliveries.c.received_at), since, until)
+    for is_open in (runs.c.due_at.is_not(None), IS_RUNNING):
+        query = _grouped(Unindexed(runs.c.handler), runs.c.outcome).where(is_open, *received)
+        queries.append(query.join_from(runs, deliveries, deliveries.c.id == runs.c.delivery_id))
+    for query in queries:
+        for handler, outcome, count in conn.execute(query):
+            counts[handler][str(outcome)] += count
+    for recorded_by, count in names.items():
+        for handler in filter(None, recorded_by.split(SEPARATOR)):
+            counts[handler][Outcome.DONE.value] += count
+    return {handler: dict(outcomes) for handler, outcomes in counts.items()}
+
+
+def _grouped(*columns: ColumnElement[Any]) -> Select[Any]:
+    return select(*columns, func.count()).group_by(*columns)
 
 
 def _by_two(

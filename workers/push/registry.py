@@ -12,8 +12,6 @@ from handlers.kit.channel import ChannelPlugin, OutgoingPush
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.push.channel_loop import CHANNEL_LOOP
-from workers.push.fcm import FcmChannel
-from workers.push.http import HttpChannel
 
 log = structlog.get_logger()
 
@@ -69,8 +67,21 @@ class PluginChannel:
             self.plugin.function(push)
 
 
+def _open_http(settings: Settings) -> Channel:
+    # Imported where it is wanted: its HTTP client takes 2 MiB in each process.
+    from workers.push.http import HttpChannel  # noqa: PLC0415
+
+    return HttpChannel.of(settings)
+
+
+def _open_fcm(settings: Settings) -> Channel:
+    from workers.push.fcm import FcmChannel  # noqa: PLC0415 - as above
+
+    return FcmChannel.of(settings)
+
+
 BUILT_IN: Mapping[str, Callable[[Settings], Channel]] = MappingProxyType(
-    {"log": lambda _settings: LogChannel(), "http": HttpChannel.of, "fcm": FcmChannel.of}
+    {"log": lambda _settings: LogChannel(), "http": _open_http, "fcm": _open_fcm}
 )
 """What opens each built-in channel, by its name in PUSH."""
 

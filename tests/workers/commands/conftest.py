@@ -165,7 +165,7 @@ def run_of(delivery: Delivery, handler: str, outcome: Outcome, error: str | None
         due_at=None if outcome.is_final else NOON + timedelta(days=36_500),
         error=error if outcome in {Outcome.DEAD, Outcome.AGAIN} else None,
         traceback=f"Traceback\n{error}" if error and outcome is Outcome.DEAD else None,
-        finished_at=NOON if outcome.is_final else None,
+        finished_at=delivery.received_at if outcome.is_final else None,
     )
 
 

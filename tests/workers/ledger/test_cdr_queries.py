@@ -136,7 +136,9 @@ def test_what_says_the_same_is_a_repeat_in_any_order(sqlite_ledger, order, noon)
     assert (total.not_counted, str(total.amount_not_counted)) == (1, "7.01")
 
 
-def test_a_repeat_is_counted_by_the_first_on_either_database(ledger, put, noon):
+@pytest.mark.parametrize("many", [0, 100], ids=["many repeats", "few repeats"])
+def test_a_repeat_is_counted_by_the_first_on_either_database(ledger, put, noon, monkeypatch, many):
+    monkeypatch.setattr(ledger_cdrs, "MANY", many)
     ledger.store(*(ledger.delivery(name, kind="cdrs") for name in "ab"))
     put("a", request_id="r")
     put("b", request_id="r", received_at=noon + timedelta(days=1))

@@ -37,6 +37,7 @@ from workers.ledger.pushes import NewPush
 from workers.ledger.runs import RunRecord
 from workers.ledger.sessions import SessionWait
 from workers.ledger.states import DeliveryState, Outcome, PushState
+from workers.ledger.stats_queries import read_stats
 from workers.lists.list_query import Selection, Stores
 from workers.observability.ledger_metrics import read_state
 
@@ -263,6 +264,29 @@ def test_few_cdrs_are_found_without_a_look_at_all_of_them(plans, filters):
     """Each look at one searched its partners, too: of 240,000 for fifteen seconds. Partners are found in an index."""
     steps = plans(lambda conn: (list(cdr_queries.find(conn, filters, 50)), cdr_stats.summarize(conn, filters)))
     assert [step for step in steps if step.startswith("SCAN cdrs") and " COVERING INDEX " not in step] == []
+
+
+def test_of_many_cdrs_that_came_again_the_newest_are_read_first(plans, monkeypatch):
+    """All of them were found and then sorted, of a million deliveries in 0.1 s."""
+    monkeypatch.setattr(cdr_queries, "MANY", -1)
+    repeated = CdrFilters(repeated=True, with_repeats=True)
+    steps = plans(lambda conn: list(cdr_queries.find(conn, repeated, 50, newest_first=True)))
+    assert "SCAN cdrs USING INDEX cdrs_amounts" in steps
+    assert [step for step in steps if step.startswith("USE TEMP B-TREE FOR") and "ORDER BY" in step] == [
+        "USE TEMP B-TREE FOR RIGHT PART OF ORDER BY",  # of CDRs that came at the same time
+        "USE TEMP B-TREE FOR ORDER BY",  # of those that are shown
+    ]
+
+
+def test_runs_of_a_span_are_counted_without_a_look_at_each_delivery(plans, noon):
+    """33,000 deliveries of a day took 0.1 s."""
+    steps = plans(lambda conn: read_stats(conn, noon, noon + timedelta(hours=1)))
+    assert {
+        "SEARCH runs USING INDEX runs_of_handler (handler=? AND finished_at>? AND finished_at<?)",
+        "SEARCH runs USING INDEX runs_due (due_at>?)",
+        "SCAN runs USING INDEX runs_running",
+    } < set(steps)
+    assert "SEARCH runs USING INDEX sqlite_autoindex_runs_1 (delivery_id=?)" not in steps
 
 
 def test_a_lock_in_the_order_of_keys_scans_no_index_of_keys(plans, noon):

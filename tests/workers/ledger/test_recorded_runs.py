@@ -17,12 +17,12 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def recorded(ledger):
+def recorded(ledger, noon):
     """A ledger with a settled delivery that has two runs without a row, and one with a row."""
     with ledger.begin() as conn:
         settled = {"d1": (DeliveryState.SETTLED, None)}
         deliveries.store(conn, [ledger.delivery()], settled, {"d1": recorded_runs.join_names(["tariff_of", "zone"])})
-    ledger.run("d1", "thank", Outcome.DONE)
+    ledger.run("d1", "thank", Outcome.DONE, finished_at=noon)
     return ledger
 
 

@@ -23,11 +23,11 @@ def busy(ledger, noon):
     names = ["SESSION_STARTED", "SESSION_STARTED", "SESSION_FEE_INCURRING", "SESSION_STOPPED"]
     for number, name in enumerate(names):
         ledger.store(ledger.delivery(f"d{number}", event=name, received_at=noon + number * SECOND, body=b"{}"))
-        ledger.run(f"d{number}", "record", Outcome.DONE)
-    ledger.run("d3", "thank", Outcome.DEAD)
+        ledger.run(f"d{number}", "record", Outcome.DONE, finished_at=noon + number * SECOND)
+    ledger.run("d3", "thank", Outcome.DEAD, finished_at=noon + SECOND)
     ledger.store(ledger.delivery("c1", kind="cdrs", event=None, received_at=noon))
     ledger.store(ledger.delivery("old", received_at=noon - SECOND))
-    ledger.run("old", "record", Outcome.DONE)
+    ledger.run("old", "record", Outcome.DONE, finished_at=noon - SECOND)
     with ledger.begin() as conn:
         for number in range(4):
             at = noon + number * SECOND
@@ -68,6 +68,23 @@ def test_a_span_without_anything_has_no_numbers_and_runs_may_be_left_out(busy, n
         assert (stats.events, stats.runs, stats.pushes) == ({}, {}, {})
         assert stats.latency["received_to_settled"] == Latency(0, None, None)
         assert read_stats(conn, noon, noon + HOUR, with_runs=False).runs == {}
+
+
+def test_a_run_is_counted_when_it_ended_and_one_that_is_open_when_its_delivery_came(busy, noon):
+    busy.run("old", "thank", Outcome.DONE, finished_at=noon + SECOND)
+    busy.run("d1", "thank", Outcome.AGAIN, finished_at=noon + HOUR + SECOND)
+    busy.run("d2", "thank", Outcome.RUNNING, started_at=noon)
+    busy.run("d0", "thank", Outcome.WAITING)
+    with busy.begin() as conn:
+        assert read_stats(conn, noon, noon + HOUR).runs["thank"] == {
+            "done": 1,
+            "dead": 1,
+            "again": 1,
+            "running": 1,
+            "waiting": 1,
+        }
+        assert read_stats(conn, noon - HOUR, noon).runs == {"record": {"done": 1}}
+        assert read_stats(conn, noon + HOUR, noon + 2 * HOUR).runs == {}
 
 
 def test_latencies_are_of_the_latest(busy, noon, monkeypatch):

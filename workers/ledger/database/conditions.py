@@ -41,6 +41,12 @@ class InList(FunctionElement[bool]):
     inherit_cache = True
 
 
+class InHashedList(FunctionElement[bool]):
+    """True where the column has one of the values: no index finds these rows, others are read and looked up."""
+
+    inherit_cache = True
+
+
 class Unindexed(FunctionElement[Any]):
     """A column that SQLite must not use an index for: without statistics it misjudges which index has few rows."""
 
@@ -62,6 +68,11 @@ def in_list(column: Column[Any], values: Collection[str] | str) -> InList:
     return InList(column, bindparam(None, values, type_=TextArray))
 
 
+def in_hashed_list(column: Column[Any], values: Collection[str]) -> InHashedList:
+    """Build the same condition for so many values that rows are better found by another index."""
+    return InHashedList(column, bindparam(None, values, type_=TextArray))
+
+
 def matching(table: Table, **wanted: str | Collection[str] | None) -> list[ColumnElement[bool]]:
     """Build a condition for each column with a wanted value, or with several of which it must have one."""
     values = {table.c[name]: value for name, value in wanted.items() if value is not None}
@@ -81,7 +92,9 @@ def begins_with(conn: Connection, column: ColumnElement[str], prefix: str) -> Co
     return and_(column >= prefix, column < end)
 
 
-def within(column: Column[datetime], since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+def within(
+    column: ColumnElement[datetime], since: datetime | None, until: datetime | None
+) -> list[ColumnElement[bool]]:
     """Build the conditions `since <= column < until`, as far as these are set."""
     return [
         *([] if since is None else [column >= since]),
@@ -114,7 +127,7 @@ def _with_plus(element: Unindexed, compiler: SQLCompiler, **options: Any) -> str
 
 
 @compiles(InList, "sqlite")
-def _on_sqlite(element: InList, compiler: SQLCompiler, **options: Any) -> str:
+def _on_sqlite(element: InList | InHashedList, compiler: SQLCompiler, **options: Any) -> str:
     column, values = (compiler.process(clause, **options) for clause in element.clauses)
     return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled by SQLAlchemy
 
@@ -123,3 +136,14 @@ def _on_sqlite(element: InList, compiler: SQLCompiler, **options: Any) -> str:
 def _on_postgresql(element: InList, compiler: SQLCompiler, **options: Any) -> str:
     column, values = (compiler.process(clause, **options) for clause in element.clauses)
     return f"{column} = ANY (ARRAY(SELECT json_array_elements_text(CAST({values} AS json))))"
+
+
+@compiles(InHashedList, "sqlite")
+def _hashed_on_sqlite(element: InHashedList, compiler: SQLCompiler, **options: Any) -> str:
+    return f"+{_on_sqlite(element, compiler, **options)}"
+
+
+@compiles(InHashedList, "postgresql")
+def _hashed_on_postgresql(element: InHashedList, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} IN (SELECT json_array_elements_text(CAST({values} AS json)))"
