@@ -8,7 +8,7 @@ from statistics import median, quantiles
 from typing import NamedTuple, TypeAlias
 
 HOUR = 3600.0
-#: A series may rise by so much of its median, or by its metric's allowance, over the time that was judged.
+#: A series may rise by so much of its median, or by its metric's allowance, in its longest life.
 RELATIVE = 0.05
 #: Most points of a life that are compared in pairs; more are thinned out.
 MOST_POINTS = 240
@@ -20,13 +20,15 @@ class Metric(NamedTuple):
     name: str
     unit: str
     allowance: float
-    """A rise by so much over the time that was judged is no growth: noise, or a cache that fills."""
+    """A rise by so much in the longest life that was judged is no growth: noise, or a cache that fills."""
 
 
 MEMORY = Metric("memory", "MiB", 8)
 FILES = Metric("file descriptors", "", 4)
 THREADS = Metric("threads", "", 3)
 PROCESSES = Metric("processes", "", 1)
+#: Each of our processes keeps up to ten idle ones in its pool, once that many were needed at a time.
+CONNECTIONS = Metric("connections", "", 10)
 DISK = Metric("disk", "MiB", 24)
 ROWS = Metric("rows", "", 300)
 KEYS = Metric("keys", "", 60)
@@ -55,7 +57,7 @@ class Trend:
     per_hour: float
     """The median slope of all pairs of samples of one life that are far enough apart (Theil and Sen)."""
     rose_by: float
-    """That slope over the time that was judged."""
+    """That slope over the longest life that was judged: with its process all that it had taken ends."""
     grows: bool
 
     def __str__(self) -> str:
@@ -90,8 +92,6 @@ def trend(series: Series, samples: Iterable[Sample], *, warm_up: float) -> Trend
     if not judged:
         return None
     values = [each.value for life in judged for each in life]
-    first = min(life[0].at for life in judged)
-    span = max(life[-1].at for life in judged) - first
     # Pairs that are close together say more about noise than about growth.
     longest = max(life[-1].at - life[0].at for life in judged)
     slopes = [
@@ -103,7 +103,7 @@ def trend(series: Series, samples: Iterable[Sample], *, warm_up: float) -> Trend
     if len(slopes) < 3:
         return None
     slope, lower_quartile = median(slopes), quantiles(slopes, n=4)[0]
-    middle, rose_by = median(values), slope * span
+    middle, rose_by = median(values), slope * longest
     grows = lower_quartile > 0 and rose_by > max(metric.allowance, RELATIVE * abs(middle))
     return Trend(subject, metric, middle, max(values), slope * HOUR, rose_by, grows)
 

@@ -13,9 +13,10 @@ from sqlalchemy import func, inspect, select, table
 from sqlalchemy.exc import DBAPIError
 
 from ingest.errors import QueueUnavailable
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import POSTGRESQL, Cluster
 from tests.faults.effects import effects
 from tests.faults.growth import (
+    CONNECTIONS,
     DISK,
     FILES,
     KEYS,
@@ -24,6 +25,7 @@ from tests.faults.growth import (
     REDIS_MEMORY,
     ROWS,
     THREADS,
+    Metric,
     Sample,
     Series,
     Trend,
@@ -53,12 +55,16 @@ class Sampler:
         at = time.monotonic() - self._began
         pids = {name: member.pid for name, member in list(self._cluster.members.items()) if member.is_running}
         if self._cluster.postgres is not None:
-            pids["PostgreSQL"] = self._cluster.postgres.pid
+            pids[POSTGRESQL] = self._cluster.postgres.pid
         for name, pid in pids.items():
             if self._pids.setdefault(name, pid) != pid:
                 self._lives[name] += 1
                 self._pids[name] = pid
-            for metric, value in of_process(pid):
+            used = dict(of_process(pid))
+            if name == POSTGRESQL and used:
+                # It has a process for each connection, which opens the files of the tables that it reads.
+                used = {MEMORY: used[MEMORY], CONNECTIONS: used[PROCESSES]}
+            for metric, value in used.items():
                 self.series[name, metric].append(Sample(at, value, self._lives[name]))
         for series, value in (*self._of_disk(), *self._of_ledger(), *self._of_redis()):
             self.series[series].append(Sample(at, value))
@@ -105,7 +111,7 @@ class Sampler:
             yield (group, REDIS_MEMORY), memory[group] / MIB
 
 
-def of_process(pid: int) -> Iterator[tuple[object, float]]:
+def of_process(pid: int) -> Iterator[tuple[Metric, float]]:
     """Yield what a process and its descendants use: each page that they share counts once."""
     memory = files = threads = 0.0
     number = 0

@@ -49,6 +49,12 @@ def test_a_process_that_is_larger_each_time_it_starts_does_not_leak():
     assert not grows([Sample(at, 100 + 50 * (at // 1200) + noise(), life=at // 1200) for at in HOUR])
 
 
+def test_a_store_that_fills_anew_after_each_restart_does_not_leak():
+    """It was taken for growth of 12 MiB an hour, where it never had more than 16."""
+    filling = [Sample(at, 12 + at % 1200 / 300, life=at // 1200) for at in HOUR]
+    assert not grows(filling)
+
+
 def test_too_few_samples_are_no_trend():
     assert trend(("serve", MEMORY), [Sample(1000, 1), Sample(1010, 2)], warm_up=WARM_UP) is None
 

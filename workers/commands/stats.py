@@ -23,7 +23,7 @@ def stats(*, since: datetime | None, until: datetime | None, as_json: bool) -> N
     """Count what happened in a span: events, deliveries, warnings, pushes, authorizations, runs; how long it took.
 
     Runs count when they ended, open ones when their delivery came. Deliveries that no worker has taken yet are not
-    counted. Latencies are of the latest 2,000.
+    counted. Latencies are of the latest 1,000.
     """
     since, until = since or parse_time("today"), until or datetime.now(UTC)
     if since >= until:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from workers.access.roles import principal_of
 from workers.console.list_export import export
 from workers.console.page_stores import opener_of
-from workers.console.page_template import cell, masked, path_to, render
+from workers.console.page_template import cell, fill, masked, path_to, render
 from workers.lists.alert_list import ALERT_QUERY
 from workers.lists.audit_list import AUDIT_QUERY
 from workers.lists.authorization_list import AUTHORIZATION_QUERY
@@ -138,9 +138,9 @@ def _cells(query: ListQuery[Any], row: Any, *, show_users: bool) -> Iterator[Mar
         value = (query.listing.fields[column] if isinstance(column, str) else column)(row)
         address = _address_of(query, heading, row)
         if heading in OF_USERS and isinstance(value, str) and not show_users:
-            yield Markup('<span class="masked">{}</span>').format(masked(value))
+            yield fill('<span class="masked">%s</span>', masked(value))
         elif address is not None:
-            yield Markup('<a href="{}">{}</a>').format(address, cell(value))
+            yield fill('<a href="%s">%s</a>', address, cell(value))
         else:
             yield cell(value)
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from rich.text import Text
 from starlette.requests import Request
 from starlette.responses import Response
@@ -67,12 +67,17 @@ def _done(request: Request) -> str:
 
 def csrf_field(request: Request) -> Markup:
     """Return the hidden field that every form must have which changes something."""
-    return Markup('<input type="hidden" name="csrf_token" value="{}">').format(principal_of(request).csrf_token)
+    return fill('<input type="hidden" name="csrf_token" value="%s">', principal_of(request).csrf_token)
 
 
 def path_to(section: str, *names: str) -> str:
     """Return the path of a page; names may hold anything."""
     return "/".join(["", section, *(quote(name.encode("utf-8", "surrogatepass"), safe="") for name in names)])
+
+
+def fill(html: LiteralString, *values: object) -> Markup:
+    """Fill values into HTML of ours, each of them escaped; `Markup.format` takes three times as long."""
+    return Markup(html % tuple(escape(value) for value in values))  # noqa: S704 - all that is not ours is escaped
 
 
 def cell(value: object) -> Markup:  # noqa: PLR0911 - one return for each kind of value
@@ -83,23 +88,25 @@ def cell(value: object) -> Markup:  # noqa: PLR0911 - one return for each kind o
         case datetime():
             return time_tag(value)
         case StrEnum():
-            return Markup('<span class="state {}">{}</span>').format(value.value, value.value)
+            return fill('<span class="state %s">%s</span>', value.value, value.value)
+        case str():
+            return escape(printable(value))
         case Text():
-            return Markup('<span class="{}">{}</span>').format(_style_of(value), printable(value.plain))
+            return fill('<span class="%s">%s</span>', _style_of(value), printable(value.plain))
         case Sentence():
             return Markup().join(cell(part) for part in value.parts)
         case None:
             return Markup('<span class="none">-</span>')
         case timedelta():
-            return Markup("{}").format(human_duration(value))
+            return escape(human_duration(value))
         case _:
-            return Markup("{}").format(cell_text(value).plain)
+            return escape(cell_text(value).plain)
 
 
 def time_tag(at: datetime) -> Markup:
     """Format a time in this machine's zone, which the script changes to the viewer's."""
     shown = at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return Markup('<time datetime="{}">{}</time>').format(iso(at), shown)
+    return fill('<time datetime="%s">%s</time>', iso(at), shown)
 
 
 def lines(text: str) -> str:

@@ -20,7 +20,7 @@ from workers.ledger.states import FINAL_OUTCOMES, Outcome
 from workers.ledger.tables.authorization_tables import authorizations
 from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
-MAX_MEASURED = 2_000
+MAX_MEASURED = 1_000
 """Of more than so many, the latest are measured."""
 
 Counts = Mapping[str, int]
