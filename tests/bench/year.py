@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from statistics import median
+from urllib.parse import urlencode
 
 import httpx
 from rich.progress import Progress
@@ -31,8 +32,11 @@ from workers.commands.check.check_result import CheckStatus
 from workers.commands.check.consistency import check_consistency
 from workers.console.console_server import create_console_app
 from workers.console.list_page import LISTS
+from workers.console.page_template import path_to
 from workers.ledger.database.engine import create_ledger_engine, read_only, write_in_bulk
 from workers.ledger.tables.core_tables import deliveries
+from workers.lists.cdr_list import TOTAL_QUERY
+from workers.lists.formatting import iso
 from workers.privacy.retention import RetentionTask
 from workers.privacy.vacuum import vacuum_ledger
 
@@ -44,7 +48,7 @@ COPIED = ("deliveries", "runs", "sightings", "sessions", "pushes", "cdrs", "auth
 NAMES = frozenset({"session_id", "idempotency_key", "identity", "request_id"})
 IDS = frozenset({"id", "delivery_id"})
 COPIES_OF_A_MONTH = 100_000
-PAGES = ("/failures", *(f"/{name}" for name in LISTS))
+TOTALS_OF = timedelta(days=1)
 ASKED = 3
 FLOOD_S, STEADY_S = 3.0, 6.0
 STEADY_RATE = 50.0
@@ -129,7 +133,8 @@ def _months(kind: str, harness: Harness, scale: YearScale, progress: Progress) -
                 _retain(pipeline, row, settings, month)
             if kind == POSTGRESQL:
                 _vacuum(engine)
-            _measure(row, engine, app, settings, f"steady-{month - month % scale.settle_every}-alone-0")
+            session = f"steady-{month - month % scale.settle_every}-alone-0"
+            _measure(row, engine, app, settings, _pages(session, utc_now() + month * MONTH))
             rows.append(row)
             # A year takes long: whoever interrupts it has these.
             progress.console.print(f"{kind}, {row.name}: {row.samples}", highlight=False, soft_wrap=True)
@@ -271,7 +276,15 @@ def _load(pipeline: Pipeline, month: int, spec: LoadSpec) -> list[Transit]:
     return pipeline.transits(began_at)
 
 
-def _measure(row: Row, engine: Engine, app: ASGIApp, settings: Settings, session: str) -> None:
+def _pages(session: str, now: datetime) -> Sequence[str]:
+    """Return what is asked for: each list, and the page of a session, which is the last."""
+    # By itself this list begins a day ago by the clock of this process, before which all months have passed.
+    since = urlencode({"since": iso(now - TOTALS_OF)})
+    lists = (f"/{name}?{since}" if name == TOTAL_QUERY.name else f"/{name}" for name in LISTS)
+    return ("/failures", *lists, path_to("sessions", session))
+
+
+def _measure(row: Row, engine: Engine, app: ASGIApp, settings: Settings, pages: Sequence[str]) -> None:
     """Measure sizes and times."""
     with read_only(engine) as ledger:
         mb = {name: size / 1e6 for name, size in sizes(ledger).items() if not name.startswith("made_")}
@@ -280,8 +293,8 @@ def _measure(row: Row, engine: Engine, app: ASGIApp, settings: Settings, session
     began = time.monotonic()
     row.remark({each.sentence: 1 for each in check_consistency(settings) if each.status is CheckStatus.FAIL})
     check_s = time.monotonic() - began
-    took = asyncio.run(_ask(app, [*PAGES, f"/sessions/{session}"]))
-    of_session = took.pop(f"/sessions/{session}")
+    took = asyncio.run(_ask(app, pages))
+    of_session = took.pop(pages[-1])
     row.add(
         bodies=bodies,
         deliveries=number,

@@ -149,7 +149,8 @@ def _rules() -> dict[str, Select[Any]]:
         ),
         "a dead delivery has a dead run": DELIVERIES.where(
             # The index of dead runs has all of them, and each would be looked at for each delivery.
-            has_state(DeliveryState.DEAD), not_(_has_run(Unindexed(runs.c.outcome) == Outcome.DEAD))
+            has_state(DeliveryState.DEAD),
+            not_(_has_run(Unindexed(runs.c.outcome) == Outcome.DEAD)),
         ),
         "a settled delivery has no dead run": DELIVERIES.where(
             state == DeliveryState.SETTLED, deliveries.c.id.in_(of_runs.where(is_dead))
