@@ -19,6 +19,8 @@ from ingest.errors import QueueUnavailable
 ORDERS_KEY = "erasures"
 REPORTS_KEY = "erasure_reports"
 WORDS = re.compile(r"[\w@.+\-]+")
+# An id may have other characters, too, as o'brien@example.com: what stands around it in a sentence is not of it.
+PUNCTUATION = ".,;:!?\"'()[]{}<>"
 DISTINCTIVE = 6
 """Characters. A shorter word of letters only, or number, is in many texts that mean something else."""
 
@@ -66,18 +68,25 @@ def erasure_digest(salt: str, identifier: str) -> str:
 
 
 def words_of(text: bytes | str | None) -> Iterator[str]:
-    """Yield everything in a text that may be an id: its words; if it is JSON, its strings and its distinctive words."""
+    """Yield everything in a text that may be an id: its words; of JSON its strings and their distinctive words."""
     if not text:
         return
     plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    words = WORDS.findall(plain)
     try:
         strings = list(_strings(json.loads(plain)))
     except (ValueError, RecursionError):
-        yield from words
-    else:
-        yield from filter(is_distinctive, words)
-        yield from strings
+        yield from WORDS.findall(plain)
+        yield from _long_words(plain)
+        return
+    yield from strings
+    for each in (plain, *strings):  # in a document, too: what a repeated name stands for is in no string
+        yield from filter(is_distinctive, WORDS.findall(each))
+        yield from _long_words(each)
+
+
+def _long_words(text: str) -> Iterator[str]:
+    """Yield what stands between spaces, of whatever characters, without the punctuation around it."""
+    yield from (word for each in text.split() if len(word := each.strip(PUNCTUATION)) >= DISTINCTIVE)
 
 
 def is_distinctive(word: str) -> bool:

@@ -183,7 +183,7 @@ def _bodies_with(engine: Engine, names: Collection[str]) -> set[str]:
         return {
             id_
             for id_, session_id, body in ledger.execute(query)
-            if has_one(body) and is_named(distinctive if session_id else names, body)
+            if has_one(body.lower()) and is_named(distinctive if session_id else names, body)
         }
 
     for low in map("".join, product(HEX, repeat=2)):
@@ -203,8 +203,11 @@ def _after(low: str) -> str:
 
 
 def _spellings(names: Iterable[str]) -> set[bytes]:
-    """Return names as they are, and as JSON may write them."""
-    return {text for name in names for text in (name.encode("utf-8", "replace"), json.dumps(name)[1:-1].encode())}
+    """Return names as they are, and as JSON may write them, with small ASCII letters."""
+    texts = {case for name in names for case in _cases(name)}
+    texts |= {json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in texts for ascii_only in (True, False)}
+    texts |= {text.replace("/", "\\/") for text in texts}
+    return {text.encode("utf-8", "replace").lower() for text in texts}
 
 
 def _find_alerts(ledger: Connection, found: ErasureTargets, delivery_ids: Collection[str]) -> frozenset[str]:
