@@ -47,9 +47,13 @@ class ErasureOrder:
         users = frozenset(fields.get("users", ()))  # a former version wrote none
         return cls(str(fields["id"]), float(fields["at"]), str(fields["salt"]), frozenset(fields["digests"]), users)
 
+    def has(self, name: str) -> bool:
+        """Return whether it is a driver or a session that is to be erased."""
+        return erasure_digest(self.salt, name) in self.digests
+
     def is_in(self, *texts: bytes | str | None) -> bool:
         """Return whether one of the texts, as it is or as JSON, names what is to be erased."""
-        return any(erasure_digest(self.salt, word) in self.digests for text in texts for word in words_of(text))
+        return any(self.has(word) for text in texts for word in words_of(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,11 @@ def publish_orders(connection: redis.Redis, orders: Collection[ErasureOrder]) ->
         if obsolete:
             pipe.hdel(ORDERS_KEY, *obsolete)
         pipe.execute()
+
+
+def publish_order(connection: redis.Redis, order: ErasureOrder) -> None:
+    """Publish one more order. Raise RedisError."""
+    connection.hset(ORDERS_KEY, order.id, json.dumps(order.to_fields()))
 
 
 def report_erasure(connection: redis.Redis, order_id: str, inbox: str, report: ErasureReport) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, inspect
 
 from handlers.kit.plugin_tables import VERSION_TABLE_SUFFIX, PluginTable
 from ingest.inbox.schema import FILE_NAME
-from ingest.queue.erasure_orders import ErasureOrder, is_distinctive
+from ingest.queue.erasure_orders import ErasureOrder, is_distinctive, words_of
 from workers.backup.database_copy import copy_database, row_counts, sync
 from workers.backup.manifest import NAME, BackupFile, Manifest
 from workers.backup.write_backup import LEDGER_NAME
@@ -24,7 +24,7 @@ from workers.ledger.database.schema_state import applied_migration
 from workers.ledger.database.transaction import run_in_transaction
 from workers.privacy.certificate_erasure import find_ordered_targets
 from workers.privacy.erasure import Erasure, erase, remember
-from workers.privacy.erasure_targets import ErasureTargets, find_targets, is_named
+from workers.privacy.erasure_targets import ErasureTargets, find_targets
 
 SELECT_BY_TABLE = {
     "deliveries": "SELECT seq, session_id, headers, body FROM deliveries",
@@ -46,6 +46,13 @@ class ErasedBackup:
     """What was not searched: dumps, inbox files that were set aside, tables of plugins that are not loaded."""
 
 
+def verify_backup(folder: Path) -> Manifest:
+    """Return the manifest of a backup. Raise BackupUnreadable unless all is as it was written."""
+    manifest = Manifest.read(folder)
+    manifest.verify(folder)
+    return manifest
+
+
 def erase_from_backup(
     folder: Path,
     order: ErasureOrder,
@@ -58,8 +65,8 @@ def erase_from_backup(
 
     The folder is replaced once the new one is complete. A ledger of an older version is migrated.
     """
-    manifest = Manifest.read(folder)
-    manifest.verify(folder)
+    folder = folder.resolve()  # it is replaced, and not a link to it
+    manifest = verify_backup(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an erasure that was killed
     try:
@@ -91,7 +98,7 @@ def _erase(
         finally:
             engine.dispose()
     if FILE_NAME in manifest.files:
-        rows += _erase_inbox(folder / FILE_NAME, targets)
+        rows += _erase_inbox(folder / FILE_NAME, order, targets)
     searched = [name for name in (FILE_NAME, LEDGER_NAME) if name in manifest.files]
     for name in searched:
         _rewrite(folder / name)
@@ -126,16 +133,16 @@ def _find(
     return targets if user is None else targets | find_targets(engine, user=user)
 
 
-def _erase_inbox(path: Path, targets: ErasureTargets) -> Counter[str]:
-    """Delete from a copy what names them: in the inbox itself these deliveries are on their way to the ledger."""
+def _erase_inbox(path: Path, order: ErasureOrder, targets: ErasureTargets) -> Counter[str]:
+    """Delete from a copy what names them: in the inbox itself these deliveries are on their way to the ledger.
+
+    The order knows sessions that the ledger of the backup does not: it may be on PostgreSQL, or older than they are.
+    """
     deleted = Counter[str]()
-    distinctive = set(filter(is_distinctive, targets.names))
     with closing(sqlite3.connect(path)) as file:
         for table, query in SELECT_BY_TABLE.items():
             named = [
-                seq
-                for seq, session_id, *texts in file.execute(query)
-                if session_id in targets.sessions or is_named(distinctive if session_id else targets.names, *texts)
+                seq for seq, session_id, *texts in file.execute(query) if _is_of(session_id, texts, order, targets)
             ]
             delete = f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))"  # noqa: S608 - of the table above
             if table == "deliveries":  # not settled, so not to be remembered either
@@ -143,6 +150,15 @@ def _erase_inbox(path: Path, targets: ErasureTargets) -> Counter[str]:
             deleted[f"inbox {table}"] = file.execute(delete, (json.dumps(named),)).rowcount
         file.commit()
     return deleted
+
+
+def _is_of(session_id: str | None, texts: Iterable[bytes | str], order: ErasureOrder, targets: ErasureTargets) -> bool:
+    if session_id and (session_id in targets.sessions or order.has(session_id)):
+        return True
+    names = {name.lower() for name in targets.names}
+    words = {word for text in texts for word in words_of(text)}
+    # As in the ledger: a short word names nobody in a delivery that has a session.
+    return any(word.lower() in names or order.has(word) for word in words if not session_id or is_distinctive(word))
 
 
 def _rewrite(path: Path) -> None:

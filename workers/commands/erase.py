@@ -1,8 +1,9 @@
 """`webhooks erase`: erase a driver or a session everywhere, and print a certificate."""
 
 import json
+import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,17 +12,18 @@ from pathlib import Path
 import click
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from handlers.kit.plugin_tables import PluginTable
 from ingest.config.settings import Settings
-from ingest.errors import QueueUnavailable, SettingsError
-from ingest.queue.erasure_orders import ErasureOrder, erasure_reports, publish_orders
+from ingest.errors import QueueUnavailable, SettingsError, WebhooksError
+from ingest.queue.erasure_orders import ErasureOrder, erasure_reports, publish_order
 from ingest.queue.process_registry import ProcessRegistry, ProcessType
-from workers.backup.backup_erasure import erase_from_backup
+from workers.backup.backup_erasure import erase_from_backup, verify_backup
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act
 from workers.commands.errors import Failure, error_text
-from workers.commands.output import json_line, key_values
+from workers.commands.output import json_line, key_values, logs_to_stderr
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.installation import open_queues
@@ -30,12 +32,13 @@ from workers.ledger.database.migrate_plugins import require_plugin_tables, table
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.lists.formatting import Cell, Json, iso
 from workers.plugins import load_plugins
+from workers.privacy.archive import verify_archive
 from workers.privacy.archive_erasure import erase_from_archive, sessions_in_archives
 from workers.privacy.certificate_erasure import find_ordered_targets
-from workers.privacy.erasure import Erasure, count_rows_of_plugins, erasure_orders, order_of, remember, salt_of
+from workers.privacy.erasure import Erasure, count_rows_of_plugins, order_of, remember, salt_of
 from workers.privacy.erasure import erase as erase_from_ledger
 from workers.privacy.erasure_targets import ErasureTargets, find_targets
-from workers.privacy.late_erasure import ORDERS_FOR, LateErasureTask
+from workers.privacy.late_erasure import LateErasureTask
 from workers.privacy.redis_erasure import erase_from_redis, rewrite_files
 from workers.privacy.vacuum import vacuum_ledger
 
@@ -85,8 +88,9 @@ def erase(  # noqa: PLR0913  the options are the interface
     if again is not None and archives:
         raise click.UsageError("An archive is rewritten once, by the first erasure: name the driver.")
     settings = settings_with_dev_defaults()
-    is_done_everywhere, plugins = True, load_plugins(settings)
-    with open_ledger(settings) as engine:
+    certificates, plugins = list[dict[str, Json]](), load_plugins(settings)
+    _verify_files(archives, backups)
+    with logs_to_stderr(settings, "erase"), open_ledger(settings) as engine:
         require_plugin_tables(engine, plugins.tables)
         not_erased = read_once(engine, lambda ledger: tables_of_others(ledger, plugins.tables))
         if not_erased:
@@ -94,31 +98,50 @@ def erase(  # noqa: PLR0913  the options are the interface
             click.secho(f"Not erased are tables of plugins that are not loaded: {tables}.", err=True, fg="yellow")
         subject = "again" if again else "driver" if session_id is None else "session"
         wanted = _again(engine, again, plugins.own_tables) if again else [_new(engine, user, session_id, archives)]
-        for order, targets in wanted:
-            if dry_run:
-                of_plugins = partial(count_rows_of_plugins, targets=targets, plugin_tables=plugins.own_tables)
-                found = {"what": subject, "dry_run": True, **_found(targets), **read_once(engine, of_plugins)}
-                _print(
-                    {
-                        **found,
-                        **_erase_files(archives, backups, order, targets, plugins.own_tables, user=user, dry_run=True),
-                    },
-                    as_json=as_json,
-                )
-                continue
-            certificate = _erase(settings, engine, plugins.own_tables, order, targets, reason)
-            certificate["what"] = subject
-            certificate["not_erased"] = ", ".join(not_erased) or None
-            certificate |= _erase_files(archives, backups, order, targets, plugins.own_tables, user=user, dry_run=False)
-            certificate["vacuumed"] = vacuum
-            is_done_everywhere &= "failed" not in str(certificate["redis"])
-            _print(certificate, as_json=as_json)
-        if vacuum:
-            vacuum_ledger(engine)
-    if not is_done_everywhere and settings.redis_url is not None:
+        erase_files = partial(_erase_files, archives, backups, plugin_tables=plugins.own_tables, user=user)
+        try:
+            for order, targets in wanted:
+                if dry_run:
+                    of_plugins = partial(count_rows_of_plugins, targets=targets, plugin_tables=plugins.own_tables)
+                    found = {"what": subject, "dry_run": True, **_found(targets), **read_once(engine, of_plugins)}
+                    _print({**found, **erase_files(order, targets, dry_run=True)}, as_json=as_json)
+                    continue
+                certificate = _erase(settings, engine, plugins.own_tables, order, targets, reason)
+                certificate["what"] = subject
+                certificate["not_erased"] = ", ".join(not_erased) or None
+                certificate |= erase_files(order, targets, dry_run=False)
+                certificates.append({**certificate, "vacuumed": False})
+            if vacuum:
+                vacuum_ledger(engine)
+                certificates = [{**each, "vacuumed": True} for each in certificates]
+        finally:  # what was erased is erased, whatever happens
+            for certificate in certificates:
+                _print(certificate, as_json=as_json)
+    _require_complete(settings, certificates)
+
+
+def _verify_files(archives: Iterable[Path], backups: Iterable[Path]) -> None:
+    """Read them before anything is erased. Raise ArchiveUnreadable or BackupUnreadable."""
+    for path in archives:
+        verify_archive(path)
+    for path in backups:
+        verify_backup(path)
+
+
+def _require_complete(settings: Settings, certificates: Sequence[Mapping[str, Json]]) -> None:
+    """Raise Failure for what could not be erased."""
+    by_path = [certificate[name] for certificate in certificates for name in ("archives", "backups")]
+    failed = [path for each in by_path if isinstance(each, dict) for path, found in each.items() if _has_failed(found)]
+    if failed:
+        raise Failure(f"These files still name what was erased: {', '.join(failed)}. The certificate says why.")
+    if settings.redis_url is not None and any(_has_failed(certificate["redis"]) for certificate in certificates):
         raise Failure(
-            "Only the ledger is erased. The clock tells the nodes once Redis is back; descriptions of jobs stay."
+            "Redis and the inboxes are not erased. Once Redis is back, the clock does it, and tells the nodes."
         )
+
+
+def _has_failed(found: Json) -> bool:
+    return isinstance(found, dict) and "failed" in found
 
 
 def _new(
@@ -183,14 +206,25 @@ def _erase_files(  # noqa: PLR0913 - where, what, and how
     user: str | None,
     dry_run: bool,
 ) -> dict[str, Json]:
-    of_backups: dict[str, Json] = {}
-    for path in backups:
+    def from_archive(path: Path) -> Json:
+        return erase_from_archive(path, targets, dry_run=dry_run)
+
+    def from_backup(path: Path) -> Json:
         done = erase_from_backup(path, order, user, plugin_tables, dry_run=dry_run)
-        of_backups[str(path)] = {**done.rows, "not_searched": list(done.left)}
+        return {**done.rows, "not_searched": list(done.left)}
+
     return {
-        "archives": {str(path): erase_from_archive(path, targets, dry_run=dry_run) for path in archives},
-        "backups": of_backups,
+        "archives": {str(path): _try(from_archive, path) for path in archives},
+        "backups": {str(path): _try(from_backup, path) for path in backups},
     }
+
+
+def _try(erase_from: Callable[[Path], Json], path: Path) -> Json:
+    """Erase from a file, or say why that failed: the certificate of all else is not to be lost."""
+    try:
+        return erase_from(path)
+    except (WebhooksError, OSError, sqlite3.Error, DBAPIError) as error:
+        return {"failed": error_text(error)}
 
 
 def _found(targets: ErasureTargets) -> dict[str, Json]:
@@ -207,11 +241,9 @@ def _erase_elsewhere(
     """Erase in Redis, and wait for the inboxes of the nodes that are alive."""
     try:
         with open_queues(settings, engine) as connection:
-            in_redis: dict[str, Json] = dict(erase_from_redis(connection, targets))
+            in_redis: dict[str, Json] = dict(erase_from_redis(connection, order, targets))
             in_redis["file_rewritten"] = rewrite_files(connection)
-            since = datetime.now(UTC) - ORDERS_FOR
-            orders = read_once(engine, lambda ledger: erasure_orders(ledger, order.salt, since))
-            publish_orders(connection, orders)
+            publish_order(connection, order)  # others stay: a ledger that was restored may not know them yet
             alive = {each.id for each in ProcessRegistry(connection).processes() if _is_serving(each)}
             until, reports = time.monotonic() + NODES_TIMEOUT.total_seconds(), erasure_reports(connection, order.id)
             while alive - reports.keys() and time.monotonic() < until:

@@ -28,6 +28,8 @@ def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
     if row is None:
         raise Failure(f"No delivery, or more than one, has an id that begins with '{printable(delivery_id)}'.")
     record_aside(settings, audit_entry(AuditAct.BODY_VIEWED, short_id(row.id)))
+    if raw and row.body_deleted_at is not None:
+        raise Failure(f"Its body was {deletion_text(row)}.")
     if raw:
         click.echo(row.body or b"", nl=False)
     elif as_json:

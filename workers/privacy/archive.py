@@ -5,11 +5,12 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy import Connection, Engine, or_, select, update
 
@@ -43,19 +44,35 @@ def write_archive(engine: Engine, path: Path, before: datetime) -> int:
 
 
 def write_lines(path: Path, lines: Iterable[bytes], facts: Mapping[str, Any]) -> int:
-    """Write an archive of these lines, with facts and a digest in the last one; return how many there were."""
-    digest, count = hashlib.sha256(), 0
+    """Write an archive of these lines, with facts and a digest in the last one; return how many there were.
+
+    Only its owner may read it, unless it replaces one that others may read.
+    """
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     partial = path.with_name(f"{path.name}.partial")
-    with gzip.open(partial, "wb") as file:
+    partial.unlink(missing_ok=True)  # of a command that was killed
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as written:
+            count = _write(written, lines, facts)
+            written.flush()
+            os.fsync(written.fileno())  # it may replace the one archive that there is
+        partial.chmod(mode)
+        partial.rename(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return count
+
+
+def _write(written: BinaryIO, lines: Iterable[bytes], facts: Mapping[str, Any]) -> int:
+    digest, count = hashlib.sha256(), 0
+    with gzip.open(written, "wb") as file:
         for line in lines:
             digest.update(line)
             file.write(line)
             count += 1
         end = {**facts, "archive": VERSION, "count": count, "sha256": digest.hexdigest()}
         file.write(json.dumps(end).encode() + b"\n")
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())  # it may replace the one archive that there is
-    partial.rename(path)
     return count
 
 
@@ -146,7 +163,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     try:
         with gzip.open(path, "rb") as file:
             yield from file
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ArchiveUnreadable("The file is no archive, or is incomplete.") from error
 
 

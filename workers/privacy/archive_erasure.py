@@ -35,7 +35,7 @@ def erase_from_archive(path: Path, targets: ErasureTargets, *, dry_run: bool = F
         facts = {name: value for name, value in end.items() if name not in END_LINE}
         left = (line for line, delivery in read_lines(path) if not _is_of(delivery, targets))
         erased = int(facts.get("erased", 0)) + counts[True]
-        write_lines(path, left, {**facts, "erased": erased})
+        write_lines(path.resolve(), left, {**facts, "erased": erased})  # and not in place of a link to it
     return counts[True]
 
 

@@ -58,6 +58,10 @@ class LateErasureTask:
             if late or records:
                 self._erase(salt, late, records)
             orders = read_once(self._engine, lambda ledger: erasure_orders(ledger, salt, now - ORDERS_FOR))
+            in_redis = {order.id for order in list_orders(self._connection)}
+            for order in orders:
+                if order.id not in in_redis:  # it was away, or has lost them
+                    erase_from_redis(self._connection, order, ErasureTargets())
             publish_orders(self._connection, orders)
         self._seen_until = now
 
@@ -83,7 +87,7 @@ class LateErasureTask:
         run_in_transaction(self._engine, partial(remember, order=order))
         erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
         erased = erase(self._engine, erasure, targets, self._plugin_tables)
-        return erased + erase_from_redis(self._connection, targets)
+        return erased + erase_from_redis(self._connection, order, targets)
 
 
 def _known_digests(ledger: Connection) -> dict[str, tuple[ErasedKind, datetime]]:

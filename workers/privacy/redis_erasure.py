@@ -8,7 +8,7 @@ import redis
 from rq.job import Job
 
 from ingest.queue.batch import batch_key
-from ingest.queue.erasure_orders import words_of
+from ingest.queue.erasure_orders import ErasureOrder, words_of
 from workers.execution.dead_letters import withdraw
 from workers.ledger.session_erasure import ERASED
 from workers.privacy.erasure_targets import ErasureTargets
@@ -16,8 +16,10 @@ from workers.privacy.erasure_targets import ErasureTargets
 PAGE = 1000
 
 
-def erase_from_redis(connection: redis.Redis, targets: ErasureTargets) -> Counter[str]:
+def erase_from_redis(connection: redis.Redis, order: ErasureOrder, targets: ErasureTargets) -> Counter[str]:
     """Delete dead letters and descriptions of jobs that name what is erased, and count them. Raise RedisError.
+
+    The order knows sessions that the ledger has no more.
 
     Batches on their way are counted only: they are erased as soon as they are in the ledger.
     """
@@ -26,7 +28,7 @@ def erase_from_redis(connection: redis.Redis, targets: ErasureTargets) -> Counte
     names = {name.lower() for name in targets.names}
 
     def is_named(text: bytes | str | None) -> bool:
-        return any(word.lower() in names for word in words_of(text))
+        return any(word.lower() in names or order.has(word) for word in words_of(text))
 
     for key in _scan(connection, f"{Job.redis_job_namespace_prefix}*"):
         with contextlib.suppress(redis.ResponseError):  # not a hash

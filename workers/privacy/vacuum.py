@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 
-# Those that have, or had, anything of a driver.
-TABLES = (
-    "deliveries, runs, sessions, pushes, devices, cdrs, alerts, authorizations, balances, session_keys, rereads, gaps"
-)
+from workers.ledger.tables import metadata
+
+NAMES_NOBODY = frozenset({"drive_readings", "erasures", "ledger_identity", "sightings", "signing_key_uses"})
 
 
 def vacuum_ledger(engine: Engine) -> None:
@@ -21,6 +20,13 @@ def vacuum_ledger(engine: Engine) -> None:
                 connection.execute(statement).fetchall()
         else:
             connection.autocommit = True
-            connection.execute(f"VACUUM (FULL) {TABLES}")
+            connection.execute(f"VACUUM (FULL) {', '.join(_tables(engine))}")
     finally:
         pooled.invalidate()  # it is not as the pool made it
+
+
+def _tables(engine: Engine) -> list[str]:
+    """List the tables that have, or had, anything of a driver: also those of plugins that are not loaded."""
+    ours = metadata.tables.keys() - NAMES_NOBODY
+    found = inspect(engine).get_table_names()
+    return sorted(f'"{name}"' for name in found if name in ours or name.startswith("plugin_"))

@@ -1,6 +1,9 @@
+import errno
 import gzip
+import os
 
 from workers.ledger.states import Outcome
+from workers.privacy.archive import ArchiveUnreadable, verify_archive
 
 DONE = ("session_record", Outcome.DONE)
 
@@ -126,3 +129,54 @@ def test_an_archive_that_was_changed_is_not_rewritten(node, event):
     assert "was changed" in node.run("erase", "--user", "driver-7", "--archive", str(file), code=1).stderr
     assert file.read_bytes() == damaged
     assert node.rows("deliveries", "--user", "driver-7")  # nothing is done by halves
+
+
+def test_an_archive_is_readable_by_its_owner_alone_and_keeps_what_its_owner_has_set(node, event):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    node.settle(event("SESSION_STARTED", "s-2", userId="driver-8"), DONE)
+    file = archived(node)
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+
+    node.run("erase", "--user", "driver-7", "--archive", str(file))
+
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_an_archive_behind_a_link_is_rewritten_where_it_is(node, event):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    file = archived(node)
+    link = node.folder / "latest.jsonl.gz"
+    link.symlink_to(file)
+
+    node.run("erase", "--user", "driver-7", "--archive", str(link))
+
+    assert link.is_symlink()
+    assert b"driver-7" not in gzip.decompress(file.read_bytes())
+
+
+def test_an_archive_that_could_not_be_written_leaves_nothing(node, event, monkeypatch):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+
+    def fail(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+    node.run("archive", "--before", "2026-06-01T00:00Z", "--to", "old.jsonl.gz", code=1)
+
+    assert not list(node.folder.glob("old.jsonl.gz*"))
+
+
+def test_an_archive_of_which_any_byte_was_changed_is_refused_or_as_it_was(node, event):
+    node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    file = archived(node)
+    written = file.read_bytes()
+    lines = gzip.decompress(written)
+    for place in range(len(written)):
+        file.write_bytes(written[:place] + bytes([written[place] ^ 0x55]) + written[place + 1 :])
+        try:
+            verify_archive(file)
+        except ArchiveUnreadable:
+            continue
+        assert gzip.decompress(file.read_bytes()) == lines

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -343,3 +344,55 @@ def test_a_backup_that_was_changed_is_not_rewritten(node, event):
     path.write_bytes(path.read_bytes() + b"x")
 
     assert "was changed" in node.run("erase", "--session", "zx81session", "--backup", "copy", code=1).stderr
+    assert node.rows("session", "zx81session")  # nothing is done by halves
+
+
+def test_what_was_on_its_way_is_erased_from_a_backup_whose_ledger_does_not_know_the_session(any_node, event):
+    bodies = [event("SESSION_STARTED", "zx81session", userId="jane.roe@example.com"), event("STOPPED", "zx81session")]
+    for body in bodies:
+        any_node.keep(body)
+    kept = any_node.keep(event("SESSION_STARTED", "s-2", userId="driver-8"))
+    backup(any_node, "copy")
+    backup(any_node, "other")
+    for body in bodies:
+        any_node.settle(body, DONE)
+
+    (certificate,) = any_node.rows("erase", "--user", "jane.roe@example.com", "--backup", "copy")
+    (any_node.folder / "certificates").write_text(json.dumps(certificate))
+    (again,) = any_node.rows("erase", "--again", "certificates", "--backup", "other")
+
+    for found, name in ((certificate, "copy"), (again, "other")):
+        assert found["backups"][name]["inbox deliveries"] == 2
+        with closing(sqlite3.connect(any_node.folder / name / FILE_NAME)) as file:
+            assert file.execute("SELECT id FROM deliveries").fetchall() == [(kept,)]
+
+
+@pytest.mark.parametrize("name", [".", "../latest"])
+def test_a_backup_is_rewritten_where_it_is_however_it_is_named(node, event, monkeypatch, name):
+    node.settle(event("SESSION_STARTED", "zx81session", userId="jane.roe@example.com"), DONE)
+    backup(node)
+    (node.folder / "latest").symlink_to("copy")
+    monkeypatch.chdir(node.folder / "copy")
+
+    node.run("erase", "--user", "jane.roe@example.com", "--backup", name)
+
+    assert (node.folder / "latest").is_symlink()
+    assert {path.name for path in node.folder.glob("copy*")} == {"copy"}
+    assert b"jane.roe" not in bytes_of(node.folder / "copy")
+
+
+def test_a_certificate_says_which_file_could_not_be_rewritten(node, event, monkeypatch):
+    node.settle(event("SESSION_STARTED", "zx81session", userId="jane.roe@example.com"), DONE)
+    node.run("archive", "--before", "2026-06-01T00:00Z", "--to", "old.jsonl.gz")
+    backup(node)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "copy.partial")
+
+    monkeypatch.setattr(shutil, "copytree", fail)
+    (certificate,) = node.rows(
+        "erase", "--user", "jane.roe@example.com", "--backup", "copy", "--archive", "old.jsonl.gz", code=1
+    )
+
+    assert certificate["ledger"]["deliveries"] == certificate["archives"]["old.jsonl.gz"] == 1
+    assert certificate["backups"]["copy"] == {"failed": "copy.partial: No space left on device"}

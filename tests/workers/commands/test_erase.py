@@ -1,5 +1,6 @@
 import json
 import os
+import sqlite3
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -158,3 +159,43 @@ def test_the_clock_erases_again_what_redis_knows_and_a_restored_ledger_does_not(
     back = any_node.settle(event("SESSION_STARTED", "s-9", userId="driver-7"), DONE, received_at=datetime.now(UTC))
     task.run()
     assert any_node.rows("show", back)[0]["body"]
+
+
+def test_an_erasure_in_a_restored_ledger_leaves_the_orders_that_the_clock_has_still_to_repeat(
+    node, event, connected, valkey
+):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    (first,) = node.rows("erase", "--user", "driver-7", **connected)
+    with node.engine.begin() as ledger:
+        ledger.execute(erasures.delete())
+        ledger.execute(deliveries.delete())
+    restored = node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+
+    (second,) = node.rows("erase", "--user", "driver-8", **connected)
+
+    assert {order.id for order in list_orders(valkey)} == {first["erasure"], second["erasure"]}
+    assert node.rows("show", restored)[0]["body"] == ""
+
+
+def test_a_rewrite_of_the_database_that_failed_is_not_certified(node, event, monkeypatch):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+
+    def fail(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("workers.commands.erase.vacuum_ledger", fail)
+
+    (certificate,) = node.rows("erase", "--user", "driver-7", "--vacuum", code=1)
+
+    assert (certificate["ledger"]["deliveries"], certificate["vacuumed"]) == (1, False)
+
+
+def test_descriptions_of_jobs_are_erased_by_the_clock_once_redis_is_back(node, event, valkey):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    jobs = queue(QUEUES[0], valkey)
+    job = jobs.enqueue_job(jobs.create_job("builtins.print", description="SESSION_STARTED s-1"))
+    node.run("erase", "--user", "driver-7", code=1, REDIS_URL="redis://127.0.0.1:1")
+
+    LateErasureTask(node.engine, valkey).run()
+
+    assert Job.fetch(job.id, connection=valkey, serializer=jobs.serializer).description == "erased"

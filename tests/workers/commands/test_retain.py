@@ -43,3 +43,13 @@ def test_the_database_is_rewritten_where_that_is_asked_for(node, event):
     for file in node.folder.glob("ledger.db*"):
         assert b"M-XY 123" not in file.read_bytes()
     assert node.rows("deliveries")[0]["state"] == "settled"
+
+
+def test_a_program_that_reads_a_deleted_body_is_told_so(any_node, event):
+    id_ = any_node.settle(event("SESSION_STARTED"), DONE)
+    any_node.run("retain")
+
+    result = any_node.run("show", id_, "--raw", code=1)
+
+    assert result.stdout == ""
+    assert "retention" in result.stderr

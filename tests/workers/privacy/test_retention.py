@@ -264,3 +264,23 @@ def test_the_use_of_a_charging_key_goes_when_it_was_not_asked_for_as_long_as_its
     delete(any_node, noon)
     with any_node.engine.begin() as ledger:
         assert [(use.key, use.decisions) for use in charging_key_usage.find(ledger)] == [("used", {"ALLOWED": 2})]
+
+
+def test_a_rewrite_of_the_database_leaves_out_only_tables_that_name_nobody(any_node):
+    if any_node.engine.dialect.name == "sqlite":
+        pytest.skip("its file is rewritten as a whole")
+    with any_node.engine.begin() as ledger:
+        ledger.exec_driver_sql("CREATE TABLE plugin_notes (user_id text)")
+
+    def files():
+        query = "SELECT tablename, pg_relation_filenode(tablename::regclass) FROM pg_tables WHERE schemaname = 'public'"
+        with read_only(any_node.engine) as ledger:
+            return {name: file for name, file in ledger.exec_driver_sql(query)}
+
+    before = files()
+    vacuum_ledger(any_node.engine)
+    after = files()
+
+    named_nobody = {"drive_readings", "erasures", "ledger_identity", "sightings", "signing_key_uses"}
+    left = {name for name, file in before.items() if after[name] == file}
+    assert left == named_nobody | {"webhooks_schema_version"}
