@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.context import Push
@@ -275,7 +275,7 @@ def test_a_rewrite_of_the_database_leaves_out_only_tables_that_name_nobody(any_n
     def files():
         query = "SELECT tablename, pg_relation_filenode(tablename::regclass) FROM pg_tables WHERE schemaname = 'public'"
         with read_only(any_node.engine) as ledger:
-            return {name: file for name, file in ledger.exec_driver_sql(query)}
+            return dict(ledger.execute(text(query)).tuples().all())
 
     before = files()
     vacuum_ledger(any_node.engine)
