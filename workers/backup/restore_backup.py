@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from redis.exceptions import RedisError
 from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import DBAPIError
 
@@ -16,6 +17,8 @@ from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, WebhooksError
 from ingest.inbox.corruption import SQLITE_SUFFIXES, locked_alone
 from ingest.inbox.schema import FILE_NAME
+from ingest.queue.installations import list_installations, withdraw
+from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.process_registry import ProcessRegistry
 from ingest.queue.redis_client import connect_queues
 from ingest.relay.outbox import Outbox
@@ -85,6 +88,8 @@ def restore_backup(settings: Settings, ledger: Path | None, folder: Path, part: 
             for target in reversed(targets.values()):
                 target.with_name(f"{target.name}.partial").rename(target)
                 sync(target.parent)
+        if part is not BackupPart.INBOX:
+            _withdraw_installations(settings, manifest)
         return _examine(settings, manifest, tuple(targets.values()), is_older=part is BackupPart.LEDGER)
 
 
@@ -103,11 +108,11 @@ def _targets(settings: Settings, ledger: Path | None, manifest: Manifest, part: 
 
 def _require_no_workers(settings: Settings, manifest: Manifest, *, restores_ledger: bool) -> None:
     """Refuse while processes of the same ledger report themselves. Without Redis none can be at work."""
-    namespace = settings.queue_namespace or manifest.ledger
-    if settings.redis_url is None or namespace is None:
+    queues = _connect(settings, manifest)
+    if queues is None:
         return
     try:
-        found = ProcessRegistry(connect_queues(settings.redis_url, namespace, timeout=REDIS_TIMEOUT)).processes()
+        found = ProcessRegistry(queues).processes()
     except QueueUnavailable:
         return
     # To restore an inbox alone, only its own `serve` has to be stopped.
@@ -118,6 +123,27 @@ def _require_no_workers(settings: Settings, manifest: Manifest, *, restores_ledg
             f"Processes of this ledger run ({', '.join(alive)}): stop them first, and wait for 20 s."
             " For a trial beside them, set another REDIS_URL."
         )
+
+
+def _withdraw_installations(settings: Settings, manifest: Manifest) -> None:
+    """Withdraw what the processes of the ledger that was lost have announced: workers of the new one would not start.
+
+    No such process is alive; but its announcement counts for longer than its reports do.
+    """
+    queues = _connect(settings, manifest)
+    if queues is None:
+        return
+    with contextlib.suppress(RedisError):
+        for each in list_installations(queues.plain):
+            if (each.namespace, each.ledger) == (queues.namespace, manifest.ledger):
+                withdraw(queues.plain, each)
+
+
+def _connect(settings: Settings, manifest: Manifest) -> NamespacedRedis | None:
+    namespace = settings.queue_namespace or manifest.ledger
+    if settings.redis_url is None or namespace is None:
+        return None
+    return connect_queues(settings.redis_url, namespace, timeout=REDIS_TIMEOUT)
 
 
 def _require_same_ledger(settings: Settings, manifest: Manifest, *, is_needed: bool) -> None:

@@ -10,10 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from ingest.config.settings import load_settings
 from ingest.inbox.corruption import LOCK_NAME
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
+from ingest.queue.installations import Installation, announce, list_installations, withdraw
 from ingest.queue.process_registry import ProcessType
 from workers.backup import write_backup
+from workers.installation import own_installation
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.states import Outcome
 
 DONE = ("session_record", Outcome.DONE)
@@ -396,3 +400,21 @@ def test_a_certificate_says_which_file_could_not_be_rewritten(node, event, monke
 
     assert certificate["ledger"]["deliveries"] == certificate["archives"]["old.jsonl.gz"] == 1
     assert certificate["backups"]["copy"] == {"failed": "copy.partial: No space left on device"}
+
+
+def test_workers_start_at_once_on_a_ledger_that_was_restored(node, event, valkey_url, valkey):
+    node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    backup(node)
+    before = load_settings(database_url=str(node.engine.url), queue_namespace="prod", redis_url=valkey_url)
+    announce(valkey.plain, own_installation(before, node.engine))
+    other = Installation("prod", "another ledger", "elsewhere")
+    announce(valkey.plain, other)
+    new = elsewhere(node)
+
+    restore(node, REDIS_URL=valkey_url, QUEUE_NAMESPACE="prod")
+
+    assert [each.ledger for each in list_installations(valkey.plain)] == [other.ledger]
+    engine = create_ledger_engine(new["DATABASE_URL"])
+    withdraw(valkey.plain, other)
+    assert announce(valkey.plain, own_installation(before, engine)) is None
+    engine.dispose()
