@@ -15,15 +15,22 @@ class CopyDamaged(WebhooksError):
     """Raised when a copy is not what it should be."""
 
 
+class CopyFailed(WebhooksError):
+    """Raised when a file could not be copied: it cannot be read, or there is no room."""
+
+
 def copy_database(source: Path, target: Path) -> None:
-    """Copy a database as it is at one moment, onto the disk. Raise sqlite3.Error or OSError.
+    """Copy a database as it is at one moment, onto the disk. Raise CopyFailed or OSError.
 
     VACUUM INTO reads in one transaction, which blocks no writer in WAL mode; the log of the source grows meanwhile, as
     it cannot be reset. The backup API would do so too, or begin anew whenever somebody writes. And it would copy the
     free pages, in which what was erased may still be read.
     """
-    with closing(sqlite3.connect(read_only_uri(source), uri=True, isolation_level=None)) as file:
-        file.execute("VACUUM INTO ?", (str(target),))
+    try:
+        with closing(sqlite3.connect(read_only_uri(source), uri=True, isolation_level=None)) as file:
+            file.execute("VACUUM INTO ?", (str(target),))
+    except sqlite3.Error as error:
+        raise CopyFailed(f"{source.name} could not be copied to {target.parent}: {error}") from error
     target.chmod(0o600)
     sync(target)  # SQLite does not do it: https://www.sqlite.org/lang_vacuum.html#vacuum_with_an_into_clause
 

@@ -40,7 +40,7 @@ class BackupImpossible(WebhooksError):
 def write_backup(settings: Settings, ledger: Path | None, folder: Path) -> Manifest:
     """Write a backup into a new folder, verify it, and return its manifest. `ledger` is its SQLite file, if it is one.
 
-    The folder takes its name when it is complete. Raise BackupImpossible, CopyDamaged, OSError or sqlite3.Error.
+    The folder takes its name when it is complete. Raise BackupImpossible, CopyFailed, CopyDamaged or OSError.
     """
     inbox = settings.data_dir / FILE_NAME
     sources = {FILE_NAME: inbox} | ({} if ledger is None else {LEDGER_NAME: ledger})
@@ -91,7 +91,8 @@ def _copy_all(settings: Settings, sources: dict[str, Path], folder: Path) -> Man
 
 
 def _require_room(folder: Path, sources: list[Path]) -> None:
-    needed = sum(path.stat().st_size for path in sources)
+    logs = (path.with_name(f"{path.name}-wal") for path in sources)
+    needed = sum(path.stat().st_size for path in (*sources, *logs) if path.exists())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise BackupImpossible(f"The disk of {folder.parent} has {free:,} bytes free, and {needed:,} may be needed.")

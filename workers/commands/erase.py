@@ -51,7 +51,7 @@ NODES_POLL = 0.25
 
 @click.command()
 @click.option("--user", metavar="ID", help="The driver, in any case.")
-@click.option("--session", "session_id", metavar="ID", help="Only this session.")
+@click.option("--session", "session_id", metavar="ID", help="Only this session, in any case.")
 @click.option("--again", type=FILE, metavar="FILE", help="All erasures of a file of certificates, after a restore.")
 @click.option("--archive", "archives", type=FILE, multiple=True, metavar="FILE", help="Rewrite this archive, too.")
 @click.option("--backup", "backups", type=FOLDER, multiple=True, metavar="FOLDER", help="Rewrite this backup, too.")
@@ -152,6 +152,8 @@ def _new(
 ) -> tuple[ErasureOrder, ErasureTargets]:
     session_ids = {session_id} if session_id else sessions_in_archives(archives, user or "")
     targets = find_targets(engine, user=user, session_ids=session_ids)
+    if not targets.has_rows:
+        click.secho("No delivery, record or alert has this id (any more): is it right?", err=True, fg="yellow")
     return order_of(Erasure(), salt_of(engine), targets), targets
 
 

@@ -56,6 +56,11 @@ class ErasureTargets:
         """All ids by which something may name them."""
         return self.users | self.sessions | self.keys
 
+    @property
+    def has_rows(self) -> bool:
+        """Return whether anything was found that has the ids; rows that have a driver alone, as devices, apart."""
+        return bool(self.deliveries or self.records or self.alerts or self.acts)
+
     def __or__(self, other: "ErasureTargets") -> "ErasureTargets":
         """Return the targets of both erasures."""
         return ErasureTargets(
@@ -81,6 +86,7 @@ def find_late_targets(
 
 def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[str]) -> ErasureTargets:
     users: set[str] = set()
+    session_ids |= _spelled_otherwise(ledger, session_ids)
     if user is not None:
         # As SQLite's lower() does, only ASCII letters are lowered.
         document = func.lower(cast(sessions.c.facts, Text))
@@ -110,6 +116,17 @@ def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[
     keys |= set(ledger.scalars(of_cdrs))
     keys -= {None, "", *_keys_of_others(ledger, keys, users, session_ids)}
     return ErasureTargets(frozenset(users), session_ids, frozenset(keys))
+
+
+def _spelled_otherwise(ledger: Connection, session_ids: Collection[str]) -> set[str]:
+    """Return these sessions as the ledger spells them: in bodies, and by digests, they are found in any case."""
+    lower = {each.lower() for each in session_ids}
+    columns: tuple[Column[Any], ...] = (sessions.c.session_id, cdrs.c.session_id)
+    return {
+        str(each)
+        for column in columns
+        for each in (ledger.scalars(select(column).where(in_list(func.lower(column), lower))) if lower else ())
+    }
 
 
 def _cases(user: str) -> list[str]:

@@ -4,23 +4,36 @@ from typing import Any
 
 from sqlalchemy import Engine, inspect
 
+from ingest.errors import WebhooksError
 from workers.ledger.tables import metadata
 
 NAMES_NOBODY = frozenset({"drive_readings", "erasures", "ledger_identity", "sightings", "signing_key_uses"})
 
 
+# A file of an older version becomes one that gives disk back.
+SQLITE_STATEMENTS = ("PRAGMA auto_vacuum = INCREMENTAL", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+class VacuumFailed(WebhooksError):
+    """Raised when the ledger's files could not be rewritten, as where the disk is full."""
+
+
 def vacuum_ledger(engine: Engine) -> None:
-    """Rewrite the database. Nobody writes meanwhile, and on PostgreSQL nobody reads these tables either."""
+    """Rewrite the database. Nobody writes meanwhile, and on PostgreSQL nobody reads these tables either.
+
+    Raise VacuumFailed.
+    """
     pooled = engine.raw_connection()
     try:
         connection: Any = pooled.driver_connection
         if engine.dialect.name == "sqlite":
-            # A file of an older version becomes one that gives disk back.
-            for statement in ("PRAGMA auto_vacuum = INCREMENTAL", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            for statement in SQLITE_STATEMENTS:
                 connection.execute(statement).fetchall()
         else:
             connection.autocommit = True
             connection.execute(f"VACUUM (FULL) {', '.join(_tables(engine))}")
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise VacuumFailed(f"The database could not be rewritten: {error}") from error
     finally:
         pooled.invalidate()  # it is not as the pool made it
 

@@ -418,3 +418,22 @@ def test_workers_start_at_once_on_a_ledger_that_was_restored(node, event, valkey
     withdraw(valkey.plain, other)
     assert announce(valkey.plain, own_installation(before, engine)) is None
     engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["ledger.db", FILE_NAME])
+def test_a_file_that_cannot_be_copied_is_named(node, event, name):
+    node.keep(event("SESSION_STARTED"))
+    node.settle(event("SESSION_STARTED", "s-2"), DONE)
+    node.engine.dispose()
+    os.truncate(node.folder / name, (node.folder / name).stat().st_size // 2)
+
+    assert f"{name} could not be copied to" in node.run("backup", "--to", "copy", code=1).stderr
+
+
+def test_there_must_be_room_for_the_log_of_a_file_too(node, event, monkeypatch):
+    node.keep(event("SESSION_STARTED"))
+    used = sum(path.stat().st_size for path in (node.folder / FILE_NAME, node.folder / "ledger.db"))
+    (node.folder / f"{FILE_NAME}-wal").write_bytes(bytes(1000))
+    monkeypatch.setattr(write_backup.shutil, "disk_usage", lambda _path: SimpleNamespace(free=used + 999))
+
+    assert f"{used + 999:,} bytes free" in node.run("backup", "--to", "copy", code=1).stderr

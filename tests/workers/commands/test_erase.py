@@ -201,3 +201,21 @@ def test_descriptions_of_jobs_are_erased_by_the_clock_once_redis_is_back(node, e
     LateErasureTask(node.engine, valkey).run()
 
     assert Job.fetch(job.id, connection=valkey, serializer=jobs.serializer).description == "erased"
+
+
+def test_an_id_that_the_ledger_does_not_know_is_said_to_be_unknown(node, event):
+    node.settle(event("SESSION_STARTED", "S-1", userId="driver-7"), DONE)
+
+    for arguments in (("--session", "s-2"), ("--user", "driver-8"), ("--user", "driver-8", "--dry-run")):
+        assert "No delivery, record or alert has this id" in node.run("erase", *arguments).stderr
+    assert "has this id" not in node.run("erase", "--session", "S-1").stderr
+
+
+def test_a_session_is_erased_in_any_case_of_its_letters(any_node, event):
+    any_node.settle(event("SESSION_STARTED", "L60XMx", userId="driver-7"), DONE)
+    any_node.settle(event("SESSION_STARTED", "L60XMxx", userId="driver-7"), DONE)
+
+    any_node.run("erase", "--session", "l60xmX")
+
+    assert [row["session_id"] for row in any_node.rows("deliveries") if row["session_id"]] == ["L60XMxx"]
+    any_node.run("session", "L60XMx", code=1)

@@ -1,4 +1,5 @@
 from workers.ledger.states import Outcome
+from workers.privacy import vacuum
 
 DONE = ("session_record", Outcome.DONE)
 
@@ -53,3 +54,11 @@ def test_a_program_that_reads_a_deleted_body_is_told_so(any_node, event):
 
     assert result.stdout == ""
     assert "retention" in result.stderr
+
+
+def test_a_database_that_cannot_be_rewritten_is_one_sentence(any_node, monkeypatch):
+    if any_node.engine.dialect.name == "sqlite":
+        monkeypatch.setattr(vacuum, "SQLITE_STATEMENTS", ("VACUUM nowhere",))
+    monkeypatch.setattr(vacuum, "_tables", lambda _engine: ["nothing"])
+
+    assert "The database could not be rewritten: " in any_node.run("retain", "--vacuum", code=1).stderr

@@ -57,7 +57,7 @@ class Unindexed(FunctionElement[Any]):
         self.type = column.type
 
 
-def in_list(column: Column[Any], values: Collection[str] | str) -> InList:
+def in_list(column: ColumnElement[Any], values: Collection[str] | str) -> InList:
     """Build the condition that the column has one of the values, or of those in the parameter of that name.
 
     They are one parameter (SQLite's IN over a JSON array, PostgreSQL's = ANY), so the statement does not depend on
