@@ -273,9 +273,9 @@ def test_a_rewrite_of_the_database_leaves_out_only_tables_that_name_nobody(any_n
         ledger.exec_driver_sql("CREATE TABLE plugin_notes (user_id text)")
 
     def files():
-        query = "SELECT tablename, pg_relation_filenode(tablename::regclass) FROM pg_tables WHERE schemaname = 'public'"
+        query = "SELECT tablename, pg_relation_filenode(tablename::regclass) AS file FROM pg_tables"
         with read_only(any_node.engine) as ledger:
-            return dict(ledger.execute(text(query)).tuples().all())
+            return {row.tablename: row.file for row in ledger.execute(text(f"{query} WHERE schemaname = 'public'"))}
 
     before = files()
     vacuum_ledger(any_node.engine)
