@@ -20,12 +20,13 @@ from workers.access.access_control import actor_of
 from workers.access.csrf import read_form
 from workers.access.roles import principal_of
 from workers.console.page_stores import Opener, opener_of
-from workers.console.page_template import DONE_COOKIE, render
+from workers.console.page_template import DONE_COOKIE, handler_name, render
 from workers.console.replay_status_page import Progress, count_pushes, count_runs, progress_log_of
 from workers.execution.dead_letters import withdraw
 from workers.execution.replay import ReplayPlan, apply, plan_replays
 from workers.installation import open_queues
 from workers.ledger import audit_log, push_queries
+from workers.ledger.alert_queries import MAX_COUNTED, failing_runs
 from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import run_in_transaction
@@ -45,12 +46,18 @@ log = structlog.get_logger()
 
 
 def failures_page(request: Request) -> Response:
-    """Show the causes of dead runs and of dead pushes; those that a handler gave up by itself apart."""
+    """Show the causes of dead runs and of dead pushes; those that a handler gave up by itself apart.
+
+    What fails and is tried again is beside them: it may be hours until that is dead.
+    """
     now = utc_now()
     with opener_of(request).open() as stores:
         groups = group_dead_runs(stores.ledger, now)
         pushes = group_dead_pushes(stores.ledger, now)
+        failing = failing_runs(stores.ledger)
     context = {
+        "failing": failing,
+        "most_counted": MAX_COUNTED,
         "failed": [group for group in groups if group.cause.error != GIVE_UP],
         "given_up": [group for group in groups if group.cause.error == GIVE_UP],
         "pushes": pushes,
@@ -84,7 +91,7 @@ async def run_again(request: Request) -> Response:
     group, plans = await run_in_threadpool(_find_runnable, stores, key)
     name = group.cause.name
     progress = Progress(
-        f"Run again: {'whole deliveries' if name == WHOLE_DELIVERY else name}",
+        f"Run again: {handler_name(name)}",
         count_runs(plans, name, utc_now()),
         "Find out why among the failures, correct it, and run them again.",
     )

@@ -26,14 +26,18 @@ SHOWN_ALERTS = 50
 
 PAGES_OF_ALERTS = {
     AlertKind.DEAD_LETTERS: "/failures",
+    AlertKind.HANDLER_FAILING: "/failures",
     AlertKind.PUSHES_DEAD: "/failures",
     AlertKind.PUSHES_LATE: "/pushes?state=waiting",
     AlertKind.UNREADABLE: "/deliveries?state=unreadable",
     AlertKind.SIGNATURES_FAILING: "/quarantine",
     AlertKind.WRONG_PATH: "/quarantine",
     AlertKind.GAP: "/downtimes",
+    AlertKind.CDR_CONFLICT: "/cdrs?conflicts=only",
+    AlertKind.CDR_IMPLAUSIBLE: "/cdrs",
+    AlertKind.CDR_MISSING: "/missing-cdrs",
 }
-"""Where what an alert is about is shown, and put right."""
+"""Where what an alert is about is shown, and put right if it can be."""
 
 
 def now_page(request: Request) -> Response:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
 from workers.access.roles import address_of, principal_of
+from workers.ledger.states import WHOLE_DELIVERY
 from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable, printable_body
 
 NAVIGATION = (
@@ -119,6 +120,11 @@ def clock(at: datetime) -> str:
     return at.astimezone().strftime("%H:%M:%S")
 
 
+def handler_name(handler: str) -> str:
+    """Format what has failed: a handler, or whole deliveries, which killed their workers."""
+    return "whole deliveries" if handler == WHOLE_DELIVERY else printable(handler)
+
+
 def masked(user_id: str) -> str:
     """Format a user id so that it can be recognized, but not read."""
     return printable(f"{user_id[:SHOWN_OF_USER]}…")
@@ -133,7 +139,7 @@ def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).with_name("templates"))
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"cell": cell, "printable": printable, "masked": masked, "duration": human_duration}
-    environment.filters |= {"iso": iso, "clock": clock, "lines": lines}
+    environment.filters |= {"iso": iso, "clock": clock, "lines": lines, "handler_name": handler_name}
     environment.globals |= {"path_to": path_to, "csrf_field": csrf_field, "address_of": address_of}
     return environment
 

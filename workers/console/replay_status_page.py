@@ -8,13 +8,14 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import TypeAlias
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, select
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from workers.console.page_stores import opener_of
 from workers.console.page_template import live_event, render
+from workers.ledger.alert_queries import IS_DEAD
 from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import chunks
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
@@ -106,7 +107,7 @@ def count_runs(ids: Sequence[str], handler: str, since: datetime) -> ReadCounts:
 
     def read(conn: Connection) -> ProgressCounts:
         if handler == WHOLE_DELIVERY:
-            return _count_deliveries(conn, ids)
+            return _count_deliveries(conn, ids, since)
         found: Counter[Outcome] = Counter()
         for some in chunks(ids):
             # One that is not yet made due again is dead since before.
@@ -138,13 +139,15 @@ def count_pushes(ids: Sequence[str]) -> ReadCounts:
     return read
 
 
-def _count_deliveries(conn: Connection, ids: Sequence[str]) -> ProgressCounts:
-    found: Counter[DeliveryState] = Counter()
+def _count_deliveries(conn: Connection, ids: Sequence[str], since: datetime) -> ProgressCounts:
+    done = failed = 0
+    # One that is not yet made due again is dead since before.
+    is_new = exists().where(runs.c.delivery_id == deliveries.c.id, IS_DEAD, runs.c.finished_at > since)
     for some in chunks(ids):
-        query = select(deliveries.c.state, func.count()).where(in_list(deliveries.c.id, some))
-        for state, count in conn.execute(query.group_by(deliveries.c.state)):
-            found[state] += count
-    return ProgressCounts(len(ids), found[DeliveryState.SETTLED], found[DeliveryState.DEAD])
+        counted = select(func.count()).where(in_list(deliveries.c.id, some))
+        done += conn.scalar(counted.where(deliveries.c.state == DeliveryState.SETTLED)) or 0
+        failed += conn.scalar(counted.where(deliveries.c.state == DeliveryState.DEAD, is_new)) or 0
+    return ProgressCounts(len(ids), done, failed)
 
 
 def _read(request: Request) -> tuple[Progress, ProgressCounts]:

@@ -20,7 +20,7 @@ from workers.plugins import ENTRY_POINTS
 
 SUFFIXES = (".py", ".txt")
 ENV_FILE = ".env"
-LOADING = ("work", "clock", "authorize")
+LOADING = ("work", "clock", "authorize", "dashboard")
 """The processes of `dev` that load plugins."""
 MIGRATIONS_SUFFIX = "_migrations"
 """What the folder of a plugin's migrations is called by `webhooks plugin new`, behind the plugin's name."""

@@ -1,6 +1,7 @@
 """Failures: one row a cause, and one click that runs them again or sends them again."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select, update
@@ -9,8 +10,9 @@ from ingest.wire.timestamps import utc_now
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import csrf_token
 from tests.workers.console.past import PLUGIN, fill
+from workers.console.replay_status_page import count_runs
 from workers.ledger.dead_runs import frames_of, place_of
-from workers.ledger.states import Outcome, PushState
+from workers.ledger.states import WHOLE_DELIVERY, Outcome, PushState
 from workers.ledger.tables.core_tables import pushes, runs
 
 
@@ -129,3 +131,35 @@ def test_what_comes_from_outside_is_text_on_the_pages_of_failures(node, console_
         assert answer.status_code == 200
         assert "<script>alert" not in answer.text
         assert "<img" not in answer.text
+
+
+def test_a_handler_that_this_process_has_not_loaded_is_no_lost_one_but_asks_for_a_restart(node, console_of):
+    fill(node, failures=2)
+    console = console_of(node)
+    key = keys_of(console.get("/failures").text)[0]
+    page = console.get(f"/failures/{key}").text
+    assert "2 cannot run: the dashboard has loaded no plugin with their handler. If there is one, restart it." in page
+
+
+def test_runs_that_fail_and_are_tried_again_are_no_none(filled):
+    node, console = filled
+    assert "Tried again by themselves" in console.get("/failures").text
+    with node.engine.begin() as conn:
+        failing = {"outcome": Outcome.AGAIN, "due_at": utc_now(), "finished_at": None}
+        conn.execute(update(runs).where(runs.c.handler == "add_points").values(failing))
+    page = console.get("/failures").text
+    assert keys_of(page) == []
+    (row,) = re.findall(r"<tr>\s*<td data-name=\"what\">add_points</td>.*?</tr>", page, re.DOTALL)
+    assert "134" in row
+    (delivery,) = re.findall(r'href="(/deliveries/[0-9a-f]+)"', row)
+    assert "add_points" in console.get(delivery).text
+
+
+def test_whole_deliveries_that_are_dead_since_before_have_not_failed_again(node, console, event, noon):
+    ids = [node.settle(event("SESSION_STOPPED"), (WHOLE_DELIVERY, Outcome.DEAD), received_at=noon, error="killed")]
+    assert "whole deliveries" in console.get("/failures").text
+    since = utc_now()
+    with node.engine.begin() as conn:
+        assert count_runs(ids, WHOLE_DELIVERY, since)(conn).left == 1
+        conn.execute(update(runs).where(runs.c.delivery_id.in_(ids)).values(finished_at=since + timedelta(seconds=1)))
+        assert count_runs(ids, WHOLE_DELIVERY, since)(conn).failed == 1

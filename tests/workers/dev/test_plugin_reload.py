@@ -8,7 +8,7 @@ from watchfiles import Change
 
 import handlers
 from ingest.config.settings import load_settings
-from workers.dev.plugin_reload import is_of_plugin, plugin_folders, watch_plugins
+from workers.dev.plugin_reload import LOADING, is_of_plugin, plugin_folders, watch_plugins
 
 TIMEOUT = 20
 
@@ -64,3 +64,7 @@ def test_each_change_reloads_once_more_here_and_in_the_folders(tmp_path, monkeyp
             await asyncio.wait([watching])
 
     asyncio.run(change_files())
+
+
+def test_the_dashboard_is_loaded_anew_too_as_it_runs_failures_of_plugins_again_and_lists_them():
+    assert set(LOADING) == {"work", "clock", "authorize", "dashboard"}
