@@ -137,7 +137,7 @@ class AccessControl:
 
     def _refuse(self, request: Request, error: HTTPException) -> Response:
         if _is_browser(request):
-            request.scope["user"] = None
+            request.scope.setdefault("user", None)
             return self._error_page(request, error)
         return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
 
@@ -280,6 +280,8 @@ def actor_of(request: HTTPConnection) -> Actor:
 def _ask_to_log_in(request: Request) -> Response:
     if request.method in SAFE_METHODS and _is_browser(request):
         return RedirectResponse(f"{LOGIN}?next={quote(address_of(request), safe='')}", HTTPStatus.SEE_OTHER)
+    if _is_browser(request):  # a page: for the header below it would ask for a password in a window of its own
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, "This requires a login. Log in, and do it again.")
     headers = {"www-authenticate": 'Basic realm="webhooks", Bearer'}
     return PlainTextResponse("This requires a login.", HTTPStatus.UNAUTHORIZED, headers=headers)
 

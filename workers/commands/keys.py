@@ -16,6 +16,7 @@ from workers.commands.errors import Failure, UsageFailure
 from workers.commands.listing import Page, paged, print_rows
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.lists.formatting import cell_text
 from workers.lists.key_list import (
     CHARGING_KEY_QUERY,
     CHARGING_KEYS,
@@ -53,7 +54,7 @@ def keys(ctx: click.Context, *, as_json: bool, as_csv: bool) -> None:
     page = Page(as_json=as_json, as_csv=as_csv)
     print_rows(KEYS, key_reports(settings, usage), page)
     if page.is_for_people:
-        click.echo(f"\n{rotation_advice(settings, usage)}")
+        click.echo(f"\n{cell_text(rotation_advice(settings, usage)).plain}")
 
 
 @keys.command()

@@ -11,6 +11,7 @@ from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.stats_queries import SpanStats, read_stats
 from workers.lists.formatting import Cell, clock_name, local
+from workers.lists.push_list import warnings_in_words
 from workers.lists.stats_document import stats_json
 from workers.lists.time_parsing import parse_time
 
@@ -40,7 +41,8 @@ def stats(*, since: datetime | None, until: datetime | None, as_json: bool) -> N
 def _rows(stats: SpanStats) -> Iterator[tuple[Cell, Cell, Cell]]:
     yield from _counts("events", stats.events)
     yield from _counts("deliveries", stats.deliveries)
-    yield from _counts("fee warnings", stats.warnings)
+    warnings = warnings_in_words(stats.warnings)
+    yield from _counts("fee warnings", warnings)
     for channel, counts in stats.pushes.items():
         yield from _counts(f"pushes, {channel}", counts)
     yield from _counts("authorizations", stats.authorizations)

@@ -19,6 +19,7 @@ from workers.console.overview import Overview, OverviewReader
 from workers.console.page_stores import Opener
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.lists.formatting import STYLES, clock_name, human_duration, local, printable
+from workers.lists.push_list import warnings_in_words
 
 EVERY = 2.0
 BARS = "▁▂▃▄▅▆▇█"
@@ -48,7 +49,7 @@ def render(overview: Overview, alerts: list[AlertRow]) -> Group:
     heading = Text(f"{local(overview.at)} ({clock_name()})", style="bold")
     health = Table.grid(padding=(0, 2, 0, 0))
     for line in overview.lines:
-        since = f"since {local(line.since)}"
+        since = f"seen since {local(line.since)}"
         status = Text(line.status, style=STYLES.get(line.status, ""))
         health.add_row(status, printable(line.subject), printable(line.sentence), Text(since, style="dim"))
     numbers = Table.grid(padding=(0, 2, 0, 0))
@@ -61,15 +62,18 @@ def render(overview: Overview, alerts: list[AlertRow]) -> Group:
 
 
 def _numbers(overview: Overview) -> Iterator[tuple[str, str]]:
-    if overview.rates:
+    if overview.is_read:
         yield "last hour", f"{_bars(overview.rates)} {sum(overview.rates):,} deliveries"
-    oldest = None if overview.oldest_at is None else overview.at - overview.oldest_at
-    yield "oldest unsettled", "none" if oldest is None else human_duration(oldest)
+        oldest = None if overview.oldest_at is None else overview.at - overview.oldest_at
+        yield "oldest unsettled", "none" if oldest is None else human_duration(oldest)
+    else:
+        yield "oldest unsettled", "not known: the ledger cannot be read"
     yield "queues", "Redis does not answer" if overview.depths is None else _counts(overview.depths)
     today = overview.today
     if today is None:
         return
-    for name, counts in (("events", today.events), ("deliveries", today.deliveries), ("warnings", today.warnings)):
+    warnings = warnings_in_words(today.warnings)
+    for name, counts in (("events", today.events), ("deliveries", today.deliveries), ("fee warnings", warnings)):
         yield f"today's {name}", _counts(counts)
     for channel, states in today.pushes.items():
         yield f"pushes by {channel}", _counts(states)

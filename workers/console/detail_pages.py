@@ -17,7 +17,7 @@ from workers.console.page_template import masked, path_to, render
 from workers.console.timeline_chart import draw_timeline
 from workers.ledger import push_queries, pushes
 from workers.ledger.deliveries import DeliveryRow
-from workers.lists.delivery_list import RUNS
+from workers.lists.delivery_list import RUNS, deletion_text
 from workers.lists.delivery_sources import find_one
 from workers.lists.formatting import Cell, Sentence, printable_body
 from workers.lists.session_list import record_pairs, timeline_rows
@@ -69,7 +69,7 @@ def delivery_page(request: Request) -> Response:
         "runs": [[run.handler, *RUNS.cells(run)[1:]] for run in row.runs],
         "tracebacks": [(run.handler, run.traceback) for run in row.runs if run.traceback] if reveals else [],
         "body": printable_body(row.body or b"") if reveals else None,
-        "curl": curl_of(row) if reveals else None,
+        "curl": curl_of(row) if reveals and row.body_deleted_at is None else None,
     }
     return render(request, "delivery.html", context)
 
@@ -116,5 +116,6 @@ def _pairs(row: DeliveryRow) -> Sequence[tuple[str, Cell]]:
         ("key", row.signed_with),
         ("signed", row.signed_at),
         ("inbox", row.inbox),
+        ("body", deletion_text(row)),
     ]
     return [(name, value) for name, value in pairs if value is not None]

@@ -14,11 +14,11 @@ from workers.alerts.alerts import AlertKind, find_alerts, resolve_by_id
 from workers.console.failure_page import done
 from workers.console.overview import OverviewReader
 from workers.console.page_stores import opener_of
-from workers.console.page_template import live_event, render
+from workers.console.page_template import live_event, live_patience, render
 from workers.ledger import audit_log
 from workers.ledger.audit_log import AuditAct, AuditEntry
 from workers.ledger.database.transaction import run_in_transaction
-from workers.lists.push_list import WARNING_WORDS
+from workers.lists.push_list import warnings_in_words
 
 LIVE_EVERY = 5000
 """Milliseconds after which a page that is open asks again."""
@@ -42,7 +42,7 @@ PAGES_OF_ALERTS = {
 
 def now_page(request: Request) -> Response:
     """Show how everything stands."""
-    return render(request, "now.html", _context(request))
+    return render(request, "now.html", {**_context(request), "patience": live_patience(LIVE_EVERY)})
 
 
 def settings_page(request: Request) -> Response:
@@ -87,5 +87,5 @@ def _context(request: Request) -> dict[str, Any]:
         "overview": overview,
         "alerts": alerts,
         "pages_of_alerts": PAGES_OF_ALERTS,
-        "warning_words": WARNING_WORDS,
+        "warnings": warnings_in_words(overview.today.warnings) if overview.today else {},
     }

@@ -83,6 +83,11 @@ class Overview:
     today: SpanStats | None = None
 
     @property
+    def is_read(self) -> bool:
+        """Return whether the ledger could be read: else nothing is known of what waits, and of the last hour."""
+        return self.today is not None
+
+    @property
     def age(self) -> timedelta:
         """Return how long ago it was read."""
         return utc_now() - self.at

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
+from ingest.config.sections.dashboard import DashboardRole
 from workers.access.roles import address_of, principal_of
 from workers.ledger.states import WHOLE_DELIVERY
 from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable, printable_body
@@ -37,6 +38,8 @@ NAVIGATION = (
     ("rq/", "Queues"),
 )
 DONE_COOKIE = "done"
+SLOWEST_EVENT = 15_000
+"""Milliseconds which an event may take: one that waits for Redis and for the ledger is slow."""
 SHOWN_OF_USER = 3
 """How many characters of a masked user id are shown."""
 
@@ -44,7 +47,15 @@ SHOWN_OF_USER = 3
 def render(request: Request, template: str, context: Mapping[str, Any]) -> Response:
     """Render a page."""
     shared = {"navigation": NAVIGATION, "zone": clock_name(), "done": _done(request)}
-    return TEMPLATES.TemplateResponse(request, template, {**shared, **context})
+    page = TEMPLATES.TemplateResponse(request, template, {**shared, **context})
+    if shared["done"]:
+        page.delete_cookie(DONE_COOKIE)  # it belongs to this page, and not to the next one
+    return page
+
+
+def live_patience(every: int) -> int:
+    """Return after how many milliseconds without an event an open page says that none came."""
+    return every + SLOWEST_EVENT
 
 
 def live_event(request: Request, template: str, context: Mapping[str, Any], every: int) -> Response:
@@ -64,6 +75,11 @@ def _done(request: Request) -> str:
         return bytes.fromhex(request.cookies.get(DONE_COOKIE, "")).decode()
     except ValueError:
         return ""
+
+
+def may_act(request: Request) -> bool:
+    """Return whether the person may do more than look: a button that is refused is not shown."""
+    return principal_of(request).may(DashboardRole.ACT)
 
 
 def csrf_field(request: Request) -> Markup:
@@ -140,7 +156,7 @@ def _environment() -> Environment:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"cell": cell, "printable": printable, "masked": masked, "duration": human_duration}
     environment.filters |= {"iso": iso, "clock": clock, "lines": lines, "handler_name": handler_name}
-    environment.globals |= {"path_to": path_to, "csrf_field": csrf_field, "address_of": address_of}
+    environment.globals |= {"may_act": may_act, "path_to": path_to, "csrf_field": csrf_field, "address_of": address_of}
     return environment
 
 

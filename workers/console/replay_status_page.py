@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from workers.console.page_stores import opener_of
-from workers.console.page_template import live_event, render
+from workers.console.page_template import live_event, live_patience, render
 from workers.ledger.alert_queries import IS_DEAD
 from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import chunks
@@ -93,7 +93,8 @@ def progress_log_of(request: Request) -> ProgressLog:
 def progress_page(request: Request) -> Response:
     """Show how far an act is; without scripts the browser loads the page again."""
     progress, counts = _read(request)
-    return render(request, "progress.html", {"progress": progress, "counts": counts, "id": request.path_params["id"]})
+    context = {"progress": progress, "counts": counts, "id": request.path_params["id"]}
+    return render(request, "progress.html", {**context, "patience": live_patience(LIVE_EVERY)})
 
 
 def progress_live(request: Request) -> Response:

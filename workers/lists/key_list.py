@@ -14,7 +14,7 @@ from workers.ledger import charging_key_usage
 from workers.ledger.charging_key_usage import ChargingKeyUse
 from workers.ledger.signature_key_usage import MAX_COUNTED, KeyUsage
 from workers.lists.delivery_sources import in_inbox_only
-from workers.lists.formatting import local
+from workers.lists.formatting import Cell, Sentence
 from workers.lists.list_query import SINCE, UNTIL, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
 
@@ -61,25 +61,25 @@ def key_reports(settings: Settings, usage: SigningKeyUsage) -> Iterator[KeyRepor
         yield KeyReport(name, secret is not None, usage.uses.get(name), can_go)
 
 
-def rotation_advice(settings: Settings, usage: SigningKeyUsage) -> str:
+def rotation_advice(settings: Settings, usage: SigningKeyUsage) -> Sentence:
     """Return which key matched last, and whether CURRENT is still needed."""
     uses, rotation = usage.uses, usage.rotation
     if not uses:
-        return "No key has matched anything yet."
+        return Sentence.of("No key has matched anything yet.")
     last = max(uses, key=lambda name: uses[name].last_at)
-    matched = f"{last.upper()} matched last, at {local(uses[last].last_at)}. "
+    matched = (f"{last.upper()} matched last, at ", uses[last].last_at)
     if rotation is None:
-        return matched + "PLUGSURFING_HMAC_NEXT is not set, so there is nothing to retire."
+        return Sentence.of(*matched, ". PLUGSURFING_HMAC_NEXT is not set, so there is nothing to retire.")
     if settings.plugsurfing_hmac_current is None:
-        return matched + "PLUGSURFING_HMAC_CURRENT is not set any more."
+        return Sentence.of(*matched, ". PLUGSURFING_HMAC_CURRENT is not set any more.")
     if rotation.next_since is None:
-        return matched + "CURRENT cannot be retired: NEXT has matched nothing since."
+        return Sentence.of(*matched, ". CURRENT cannot be retired: NEXT has matched nothing since.")
     since = rotation.next_since
     count = f"at least {since.count:,}" if since.count >= MAX_COUNTED else f"{since.count:,}"
-    silent = f"since {local(rotation.current_last_at)}" if rotation.current_last_at else "at all"
-    return (
-        f"{matched}CURRENT can be retired: it has matched nothing {silent}, while NEXT has matched {count} since "
-        f"{local(since.first_at)}. The longer that is, the safer."
+    silent: tuple[Cell, ...] = ("since ", rotation.current_last_at) if rotation.current_last_at else ("at all",)
+    return Sentence.of(
+        *(*matched, ". CURRENT can be retired: it has matched nothing ", *silent),
+        *(f", while NEXT has matched {count} since ", since.first_at, ". The longer that is, the safer."),
     )
 
 

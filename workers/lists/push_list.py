@@ -1,7 +1,7 @@
 """Lists of pushes, and of fee warnings."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -62,6 +62,11 @@ WARNING_WORDS = {
     WarningOutcome.DEAD: "given up",
     WarningOutcome.WAITING: "waiting",
 }
+
+
+def warnings_in_words(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts of warnings by what became of them, in words."""
+    return {WARNING_WORDS[WarningOutcome(outcome)]: count for outcome, count in counts.items()}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.tables.reconciliation_tables import PollOutcome
 from workers.lists.cdr_list import amount_text, notes_of
 from workers.lists.delivery_list import run_json
-from workers.lists.formatting import Cell, Sentence, human_duration, local, printable, styled_state
+from workers.lists.formatting import Cell, Sentence, human_duration, printable, styled_state
 from workers.lists.listing import Listing, attributes
 from workers.lists.push_list import PUSHES
 
@@ -78,16 +78,14 @@ def reconciled(record: Session) -> dict[str, datetime | None]:
     }
 
 
-def poll_text(poll: PollState | None) -> str | None:
+def poll_text(poll: PollState) -> Sentence:
     """Return the result of the last poll and the time of the next one."""
-    if poll is None:
-        return None
-    parts = [OUTCOME_TEXT[poll.outcome]]
+    parts: list[Cell] = [OUTCOME_TEXT[poll.outcome]]
     if poll.read_at is not None:
-        parts.append(f"read at {local(poll.read_at)}")
+        parts += [", read at ", poll.read_at]
     if poll.next_at is not None:
-        parts.append(f"next at {local(poll.next_at)}")
-    return ", ".join(parts)
+        parts += [", next at ", poll.next_at]
+    return Sentence.of(*parts)
 
 
 POLLS = Listing[PollState](fields=attributes("outcome", "status", "attempts", "read_at", "next_at", "reason"))

@@ -20,7 +20,7 @@ from ingest.wire.envelope import Kind  # noqa: E402
 from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys, sign  # noqa: E402
 from ingest.wire.timestamps import utc_now  # noqa: E402
 from tests.workers.console.past import PLUGIN, fill  # noqa: E402
-from workers.console import now_page, replay_status_page  # noqa: E402
+from workers.console import now_page, page_template, replay_status_page  # noqa: E402
 from workers.console.console_server import access_routes, with_access_control  # noqa: E402
 from workers.console.list_page import LISTS  # noqa: E402
 from workers.ledger.states import Outcome, PushState  # noqa: E402
@@ -278,3 +278,28 @@ def test_a_body_is_shown_after_a_click_and_a_key_is_tried(node, logged_in):
     logged_in.wait_for_selector("text=It is a try")
     assert [each["id"] for each in axe.Axe().run(logged_in).response["violations"]] == []
     assert len(node.rows("authorizations")) == 2
+
+
+def test_an_open_page_says_that_nothing_comes_any_more_until_something_does(logged_in, monkeypatch):
+    monkeypatch.setattr(now_page, "LIVE_EVERY", 50)
+    monkeypatch.setattr(page_template, "SLOWEST_EVENT", 1500)
+    logged_in.goto("/")
+    warning = logged_in.locator("#silence")
+    assert warning.is_hidden()
+    logged_in.route("**/live", lambda route: route.abort())
+    warning.wait_for(state="visible")
+    logged_in.unroute("**/live")
+    warning.wait_for(state="hidden")
+
+
+def test_a_page_that_is_used_goes_on_being_live_and_keeps_the_place_of_the_keyboard(node, logged_in, monkeypatch):
+    monkeypatch.setattr(now_page, "LIVE_EVERY", 50)
+    logged_in.goto("/")
+    last = logged_in.locator("article.alert button").last
+    last.focus()
+    kept = logged_in.evaluate("document.activeElement.form.action")
+    with node.engine.begin() as conn:
+        other = alerts.c.id != kept.split("/")[-2]
+        conn.execute(update(alerts).where(other).values(resolved_at=utc_now()))
+    logged_in.wait_for_selector("article.alert >> nth=1", state="detached")
+    assert logged_in.evaluate("document.activeElement.form.action") == kept

@@ -3,10 +3,12 @@
 import html
 
 import pytest
+from sqlalchemy import update
 
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
 from tests.workers.console.past import fill
+from workers.ledger.tables.core_tables import deliveries
 
 
 @pytest.fixture
@@ -75,3 +77,15 @@ def test_what_comes_from_outside_is_text_on_the_pages_of_its_things(node, consol
         assert answer.status_code == 200, url
         assert "<script>alert" not in answer.text
         assert "<img" not in answer.text
+
+
+def test_a_body_that_was_deleted_is_said_to_be_gone_and_is_no_curl(node, console, event, noon):
+    delivery_id = node.settle(event("SESSION_STARTED", "gone"))
+    with node.engine.begin() as conn:
+        gone = {"body": b"", "body_deleted_at": noon, "body_deletion": "retention"}
+        conn.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(gone))
+    page = console.get(f"/deliveries/{delivery_id}").text
+    assert "deleted on 2026-05-04, retention" in page
+    assert "Show body" not in page
+    reveal(console, f"/deliveries/{delivery_id}")
+    assert "base64" not in console.get(f"/deliveries/{delivery_id}").text

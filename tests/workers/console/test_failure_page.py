@@ -163,3 +163,35 @@ def test_whole_deliveries_that_are_dead_since_before_have_not_failed_again(node,
         assert count_runs(ids, WHOLE_DELIVERY, since)(conn).left == 1
         conn.execute(update(runs).where(runs.c.delivery_id.in_(ids)).values(finished_at=since + timedelta(seconds=1)))
         assert count_runs(ids, WHOLE_DELIVERY, since)(conn).failed == 1
+
+
+def test_who_may_only_look_is_shown_no_button_that_is_refused_but_which_role_it_takes(node, console_of, monkeypatch):
+    (node.folder / "loyalty.py").write_text(PLUGIN)
+    monkeypatch.setenv("HANDLER_MODULES", "handlers,loyalty")
+    monkeypatch.syspath_prepend(str(node.folder))
+    fill(node, failures=2)
+    node.environment["DASHBOARD_USERS"] = "olga look olgas-long-secret\nabel act abels-long-secret"
+    for name, secret, has_forms in (("olga", "olgas-long-secret", False), ("abel", "abels-long-secret", True)):
+        console = console_of(node)
+        console.post("/login", data={"name": name, "secret": secret, "next": "/"})
+        page = console.get("/failures").text
+        urls = [f"/failures/{keys_of(page)[0]}", f"/failures/pushes/{keys_of(page, 'failures/pushes')[0]}"]
+        for url in ("/", "/live", "/authorizations", *urls):
+            page = console.get(url).text
+            assert bool(re.search(r'action="[^"]+/(run|send|resolve|try)"', page)) is has_forms, url
+            assert ("it takes the role act" in page) is not has_forms, url
+
+
+def test_a_refusal_is_a_page_from_which_one_gets_on(node, console_of):
+    fill(node, failures=1)
+    node.environment["DASHBOARD_USERS"] = "olga look olgas-long-secret"
+    console = console_of(node)
+    console.headers["accept"] = "text/html"
+    answer = console.post("/alerts/x/resolve")
+    assert answer.status_code == 401
+    assert "www-authenticate" not in answer.headers  # a browser would ask for a password in a window of its own
+    assert 'href="/login"' in answer.text
+    console.post("/login", data={"name": "olga", "secret": "olgas-long-secret", "next": "/"})
+    answer = console.post("/alerts/x/resolve")
+    assert answer.status_code == 403
+    assert 'href="/failures"' in answer.text

@@ -1,5 +1,7 @@
 """Every list: the page shows what the command prints, whatever is in it."""
 
+import re
+
 import pytest
 
 from tests.faults.documents import HOSTILE
@@ -36,3 +38,8 @@ def test_what_comes_from_outside_is_text_on_every_list(node, console_of, text):
         assert "<script>alert" not in answer.text
         assert "<img" not in answer.text
         assert console.get(f"/{name}.csv").status_code == 200
+
+
+def test_the_time_of_the_last_match_is_in_the_zone_of_the_viewer_like_any_other(node, console, event):
+    node.settle(event("SESSION_STARTED"))
+    assert re.search("CURRENT matched last, at <time datetime=[^<]+</time>", console.get("/keys").text)

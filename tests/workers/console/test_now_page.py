@@ -12,7 +12,7 @@ from ingest.config.settings import load_settings
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import csrf_token
 from tests.workers.console.past import fill
-from workers.alerts.alerts import Alert, raise_alert
+from workers.alerts.alerts import Alert, AlertKind, raise_alert
 from workers.commands.check.check_result import CheckStatus
 from workers.commands.check.processes import check_now
 from workers.console import now_page, overview
@@ -174,3 +174,27 @@ def test_what_became_of_warnings_is_said_in_the_words_of_their_list(console_with
     monkeypatch.setattr(overview, "read_stats", stats)
     page = console_with(overview.no_checks).get("/").text
     assert "warned in time 2, too late 1, nobody to tell, or nothing to tell any more 3" in page
+
+
+@pytest.mark.parametrize("path", ["/", "/live"])
+def test_what_cannot_be_read_is_not_none(console_with, node, path):
+    console = console_with(overview.no_checks)
+    node.engine.dispose()
+    for file in node.folder.glob("ledger.db*"):
+        file.unlink()
+    page = console.get(path).text
+    assert "0 deliveries" not in page
+    assert re.search(r"oldest unsettled</dt><dd>\s*not known", page)
+
+
+def test_a_line_says_since_when_it_was_seen_so(console_with):
+    page = console_with(lambda _settings: [Found(CheckStatus.OK, "redis", "It answers.")]).get("/").text
+    assert "seen since <time" in page
+
+
+def test_what_was_done_is_said_once(node, console):
+    with node.engine.begin() as conn:
+        raise_alert(conn, Alert(AlertKind.GAP, "x", "Something is wrong."), datetime.now(UTC))
+    (url,) = re.findall(r'action="(/alerts/[0-9a-f]+/resolve)"', console.get("/").text)
+    assert "The alert is resolved." in console.post(url, data={"csrf_token": csrf_token(console)}).text
+    assert "The alert is resolved." not in console.get("/pushes").text
