@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import click
 
-from workers.lists.time_parsing import parse_time
+from workers.lists.time_parsing import parse_since, parse_time
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Parsed(click.ParamType[T]):
 
 
 WHEN = Parsed("when", parse_time)
-since_option = partial(click.option, "--since", type=WHEN, metavar="WHEN")
+since_option = partial(click.option, "--since", type=Parsed("when", parse_since), metavar="WHEN")
 user = click.option("--user", "user_id", metavar="ID", help="The driver, in any case.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 as_csv = click.option("--csv", "as_csv", is_flag=True, help="CSV, with the fields of --json.")

@@ -32,7 +32,7 @@ from workers.lists.formatting import Json, iso
 from workers.lists.list_query import InvalidFilter, ListQuery, Selection, Stores, format_position, parse_position
 from workers.lists.session_record import read_session
 from workers.lists.stats_document import stats_json
-from workers.lists.time_parsing import parse_time
+from workers.lists.time_parsing import parse_since, parse_time
 
 PREFIX = "/api"
 DEFAULT_ROWS = 100
@@ -85,7 +85,7 @@ def read_span(stores: Stores, texts: Mapping[str, str]) -> dict[str, Json]:
     """Return the numbers of a span, by default of today; raise InvalidFilter."""
     _refuse_unknown(texts, {"since", "until"})
     try:
-        since = parse_time(texts.get("since") or "today")
+        since = parse_since(texts.get("since") or "today")
         until = parse_time(texts["until"]) if texts.get("until") else datetime.now(UTC)
     except ValueError as error:
         raise InvalidFilter(f"of the time is {error}.") from None

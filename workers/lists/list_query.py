@@ -11,7 +11,7 @@ from ingest.config.settings import Settings
 from ingest.relay.outbox import Outbox
 from workers.ledger.database.conditions import Position
 from workers.lists.listing import Listing
-from workers.lists.time_parsing import parse_time
+from workers.lists.time_parsing import parse_since, parse_time
 
 Row = TypeVar("Row")
 
@@ -103,7 +103,7 @@ def parse_position(text: str) -> Position:
     return moment, key
 
 
-SINCE = Filter("since", "10m, 2h, 3d, today, 18:00, 2026-11-28", parse_time)
+SINCE = Filter("since", "10m, 2h, 3d, today, 18:00, 2026-11-28", parse_since)
 UNTIL = Filter("until", "as since", parse_time)
 USER = Filter("user", "the driver, in any case")
 SESSION = Filter("session", "the charging session")

@@ -22,6 +22,17 @@ def parse_time(text: str) -> datetime:
         ) from None
 
 
+def parse_since(text: str) -> datetime:
+    """Parse as `parse_time` does; raise ValueError for a time to come, since which there is nothing to list.
+
+    At night `18:00` is easily meant of the evening before, and a list without rows would say that nothing came.
+    """
+    found = parse_time(text)
+    if found > datetime.now(UTC):
+        raise ValueError("in the future: a time without a day is one of today")
+    return found
+
+
 def point_in_time(text: str, *, now: datetime) -> datetime:
     """Parse ISO 8601, a time of today, the name of a day, or how long ago; raise ValueError, OverflowError.
 
