@@ -19,7 +19,7 @@ from starlette.routing import Route
 from ingest.wire.timestamps import utc_now
 from workers.access.roles import principal_of
 from workers.console.detail_pages import UNKNOWN_SESSION
-from workers.console.list_page import HIDDEN_FIELDS, LISTS, USER_FIELDS
+from workers.console.list_page import HIDDEN_FIELDS, LISTS, RUNS, USER_FIELDS, without_messages
 from workers.console.overview import Overview
 from workers.console.page_stores import opener_of
 from workers.console.page_template import masked
@@ -167,6 +167,8 @@ def without_persons(value: Json, hidden: frozenset[str] = frozenset()) -> Json:
                 if name in USER_FIELDS and isinstance(each, str)
                 else _masked_texts(each)
                 if name in USER_FIELDS
+                else without_messages(each)
+                if name == RUNS
                 else without_persons(each, hidden)
                 for name, each in value.items()
             }

@@ -3,6 +3,7 @@
 import base64
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -15,8 +16,11 @@ from workers.access.roles import principal_of
 from workers.console.page_stores import opener_of
 from workers.console.page_template import masked, path_to, render
 from workers.console.timeline_chart import draw_timeline
+from workers.diagnostics.session_timeline import TimelineEntry
 from workers.ledger import push_queries, pushes
+from workers.ledger.dead_runs import type_of
 from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.runs import RunRecord
 from workers.lists.delivery_list import RUNS, deletion_text
 from workers.lists.delivery_sources import find_one
 from workers.lists.formatting import Cell, Sentence, printable_body
@@ -38,7 +42,9 @@ def session_page(request: Request) -> Response:
     if not found.is_known:
         raise HTTPException(HTTPStatus.NOT_FOUND, UNKNOWN_SESSION)
     record = found.session
-    users = () if principal_of(request).reveals else tuple(record.users)
+    reveals = principal_of(request).reveals
+    users = () if reveals else tuple(record.users)
+    entries = found.entries if reveals else [without_messages(each) for each in found.entries]
     context = {
         "session_id": session_id,
         "pairs": [(name, without_users(value, users)) for name, value in record_pairs(record, found.cdrs, found.poll)],
@@ -46,9 +52,7 @@ def session_page(request: Request) -> Response:
         "has_users": bool(record.users),
         "picture": draw_timeline(record, found.entries),
         "headings": TIMELINE_HEADINGS,
-        "rows": [
-            [without_users(each, users) for each in row] for row in timeline_rows(record, found.entries, found.cdrs)
-        ],
+        "rows": [[without_users(each, users) for each in row] for row in timeline_rows(record, entries, found.cdrs)],
     }
     return render(request, "session.html", context)
 
@@ -66,10 +70,10 @@ def delivery_page(request: Request) -> Response:
         "row": row,
         "pairs": _pairs(row),
         "headings": list(RUNS.columns),
-        "runs": [[run.handler, *RUNS.cells(run)[1:]] for run in row.runs],
+        "runs": [RUNS.values(run if reveals else without_message(run)) for run in row.runs],
         "tracebacks": [(run.handler, run.traceback) for run in row.runs if run.traceback] if reveals else [],
         "body": printable_body(row.body or b"") if reveals else None,
-        "curl": curl_of(row) if reveals and row.body_deleted_at is None else None,
+        "curl": curl_of(row, opener_of(request).settings.port) if reveals and row.body_deleted_at is None else None,
     }
     return render(request, "delivery.html", context)
 
@@ -84,6 +88,16 @@ def push_page(request: Request) -> Response:
     return render(request, "push.html", {"push": push, "reveals": principal_of(request).reveals})
 
 
+def without_message(run: RunRecord) -> RunRecord:
+    """Return a run of whose error only the type is left: what follows may be a body or a driver."""
+    return run if run.error is None else replace(run, error=type_of(run.error))
+
+
+def without_messages(entry: TimelineEntry) -> TimelineEntry:
+    """Return an entry of a timeline whose runs are without the messages of errors."""
+    return replace(entry, delivery=replace(entry.delivery, runs=tuple(map(without_message, entry.delivery.runs))))
+
+
 def without_users(value: Cell, users: Iterable[str]) -> Cell:
     """Mask user ids in a cell."""
     if isinstance(value, Sentence):
@@ -94,10 +108,10 @@ def without_users(value: Cell, users: Iterable[str]) -> Cell:
     return value
 
 
-def curl_of(row: DeliveryRow) -> str:
+def curl_of(row: DeliveryRow, port: int) -> str:
     """Format a delivery as a command that sends its bytes again, without a signature: `webhooks send` signs."""
     path = PATHS.get(Kind(row.kind), "/") if row.kind in set(Kind) else "/"
-    words = ["curl", "-X", "POST", f"http://127.0.0.1:8000{path}"]
+    words = ["curl", "-X", "POST", f"http://127.0.0.1:{port}{path}"]
     for name, value in row.headers.items():
         if name.lower() not in SECRET_HEADERS:
             words += ["-H", f"{name}: {value}"]

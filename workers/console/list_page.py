@@ -16,6 +16,7 @@ from workers.access.roles import principal_of
 from workers.console.list_export import export
 from workers.console.page_stores import opener_of
 from workers.console.page_template import cell, fill, masked, path_to, render
+from workers.ledger.dead_runs import frames_of, type_of
 from workers.lists.alert_list import ALERT_QUERY
 from workers.lists.audit_list import AUDIT_QUERY
 from workers.lists.authorization_list import AUTHORIZATION_QUERY
@@ -62,6 +63,7 @@ FILTER_LINKS = {("authorizations", "key"): "charging-keys", ("charging-keys", "k
 OF_USERS = {"user", "driver"}
 USER_FIELDS = {"user_id"}
 HIDDEN_FIELDS = {"body_base64", "token"}
+RUNS = "runs"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ def list_page(query: ListQuery[Any], top: Top | None = None) -> Callable[[Reques
             found = list(islice(query.find(stores, selection), PAGE_SIZE + 1))
             above = {} if top is None else {**top(request, stores, selection), "top": f"top_{query.name}.html"}
         rows = rows_of(query, found, request.query_params, show_users=shows_users(request))
-        shared = {"query": query, "given": request.query_params, "rows": rows, "top": None}
+        # An export of all that the filters match, whichever page it is asked for on.
+        all_pages = {name: text for name, text in request.query_params.items() if name != "before"}
+        everything = urlencode(all_pages, errors="surrogatepass")
+        shared = {"query": query, "given": request.query_params, "rows": rows, "top": None, "everything": everything}
         return render(request, "list.html", {**shared, **above})
 
     return page
@@ -128,9 +133,23 @@ def without_secrets(listing: Listing[Any]) -> Listing[Any]:
     def hidden(name: str, value: Callable[[Any], Value]) -> Callable[[Any], Value]:
         if name in HIDDEN_FIELDS:
             return lambda _row: None
+        if name == RUNS:
+            return lambda row: without_messages(value(row))
         return (lambda row: value(row) and masked(str(value(row)))) if name in USER_FIELDS else value
 
     return replace(listing, fields={name: hidden(name, value) for name, value in listing.fields.items()})
+
+
+def without_messages(found: Any) -> Any:
+    """Return runs of whose errors only the types and the places are left: what follows may be a body or a driver."""
+    if not isinstance(found, list):  # in the numbers of a span it is counts
+        return found
+    return [
+        run
+        | ({"error": type_of(run["error"])} if run.get("error") else {})
+        | ({"traceback": frames_of(run["traceback"])} if run.get("traceback") else {})
+        for run in found
+    ]
 
 
 def _cells(query: ListQuery[Any], row: Any, *, show_users: bool) -> Iterator[Markup]:

@@ -43,8 +43,12 @@ class Listing(Generic[Row]):
 
     def cells(self, row: Row) -> list[Text]:
         """Return a row as the table shows it."""
+        return [cell_text(value) for value in self.values(row)]
+
+    def values(self, row: Row) -> list[object]:
+        """Return a row as the table shows it, its values not formatted yet."""
         cells = (self.fields[each] if isinstance(each, str) else each for each in self.columns.values())
-        return [cell_text(cell(row)) for cell in cells]
+        return [cell(row) for cell in cells]
 
     def write_csv(self, file: TextIO, rows: Iterable[Row], *, has_heading: bool = True) -> int:
         """Write rows as CSV under the names of their fields, and return how many; without rows nothing is written.

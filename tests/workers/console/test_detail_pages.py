@@ -1,6 +1,7 @@
 """The pages of one session, one delivery and one push."""
 
 import html
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import update
@@ -8,7 +9,8 @@ from sqlalchemy import update
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
 from tests.workers.console.past import fill
-from workers.ledger.tables.core_tables import deliveries
+from workers.ledger.states import Outcome
+from workers.ledger.tables.core_tables import deliveries, runs
 
 
 @pytest.fixture
@@ -89,3 +91,35 @@ def test_a_body_that_was_deleted_is_said_to_be_gone_and_is_no_curl(node, console
     assert "Show body" not in page
     reveal(console, f"/deliveries/{delivery_id}")
     assert "base64" not in console.get(f"/deliveries/{delivery_id}").text
+
+
+def test_the_message_of_an_error_is_masked_like_the_body_that_it_may_hold(node, console, event):
+    delivery_id = node.settle(event("SESSION_STARTED"), ("thanks", Outcome.DEAD), error="ValueError: dana@example.com")
+    with node.engine.begin() as conn:
+        trace = 'Traceback\n  File "thanks.py", line 1, in thanks\n    raise\nValueError: dana@example.com'
+        conn.execute(update(runs).values(traceback=trace, finished_at=datetime(2026, 5, 4, 12, tzinfo=UTC)))
+    url = f"/deliveries/{delivery_id}"
+    for path in (
+        url,
+        f"/api{url}",
+        "/api/deliveries",
+        "/deliveries.json",
+        "/deliveries.csv",
+        "/sessions/L60XMxWy0oP",
+        "/api/sessions/L60XMxWy0oP",
+    ):
+        answer = console.get(path)
+        assert answer.status_code == 200
+        assert "ValueError" in answer.text, path
+        assert "dana" not in answer.text, path
+    assert '<time datetime="2026-05-04T12:00:00Z">' in console.get(url).text
+    reveal(console, url)
+    assert "ValueError: dana@example.com" in html.unescape(console.get(url).text)
+
+
+def test_as_curl_sends_to_the_port_of_this_installation(node, console_of, event):
+    delivery_id = node.settle(event("SESSION_STARTED"))
+    node.environment["PORT"] = "8765"
+    console = console_of(node)
+    reveal(console, f"/deliveries/{delivery_id}")
+    assert "http://127.0.0.1:8765/plugsurfing/events" in console.get(f"/deliveries/{delivery_id}").text

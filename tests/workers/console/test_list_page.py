@@ -1,13 +1,15 @@
 import csv
+import html
 import io
 import json
+import re
 from contextlib import nullcontext
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
-from workers.console import list_export
+from workers.console import list_export, list_page
 from workers.ledger import deliveries
 from workers.ledger.states import Outcome
 from workers.lists.list_query import ListQuery, Selection
@@ -97,3 +99,12 @@ def test_a_filter_that_is_not_understood_is_a_400_that_says_what_is(console, que
     answer = console.get(f"/deliveries?{query}")
     assert answer.status_code == 400
     assert sentence in answer.text
+
+
+def test_an_export_is_of_all_pages_whichever_it_is_asked_for_on(node, event, console, monkeypatch):
+    monkeypatch.setattr(list_page, "PAGE_SIZE", 2)
+    for number in range(5):
+        node.settle(event("SESSION_STARTED", f"s{number}"))
+    (older,) = re.findall('rel="next" href="([^"]+)"', console.get("/deliveries?event=SESSION_STARTED").text)
+    (link,) = re.findall('href="([^"]+[.]csv[^"]+)"', console.get(f"/deliveries{html.unescape(older)}").text)
+    assert len(console.get(html.unescape(link)).text.splitlines()) == 6
