@@ -26,9 +26,10 @@ def stats(*, since: datetime | None, until: datetime | None, as_json: bool) -> N
     Runs count when they ended, open ones when their delivery came. Deliveries that no worker has taken yet are not
     counted. Latencies are of the latest 1,000.
     """
-    since, until = since or parse_time("today"), until or datetime.now(UTC)
-    if since >= until:
-        raise click.UsageError("--since must be before --until.")
+    since, now = since or parse_time("today"), datetime.now(UTC)
+    if since >= (until or now):
+        raise click.UsageError("--since must be before --until." if until else "--since is in the future.")
+    until = until or now
     with read_only_ledger(settings_with_dev_defaults()) as conn:
         found = read_stats(conn, since, until)
     if as_json:

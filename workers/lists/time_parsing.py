@@ -23,14 +23,14 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_since(text: str) -> datetime:
-    """Parse as `parse_time` does; raise ValueError for a time to come, since which there is nothing to list.
+    """Parse as `parse_time` does, but a time of day as the last one that has been; raise ValueError.
 
-    At night `18:00` is easily meant of the evening before, and a list without rows would say that nothing came.
+    At two in the morning `18:00` means the evening before: since a time to come there is nothing to list.
     """
-    found = parse_time(text)
-    if found > datetime.now(UTC):
-        raise ValueError("in the future: a time without a day is one of today")
-    return found
+    found, now = parse_time(text), datetime.now(UTC)
+    if found <= now or not TIME_OF_DAY.fullmatch(text.strip()):
+        return found
+    return point_in_time(text, now=now - timedelta(days=1))
 
 
 def point_in_time(text: str, *, now: datetime) -> datetime:

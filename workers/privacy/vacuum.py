@@ -10,12 +10,8 @@ from workers.ledger.tables import metadata
 NAMES_NOBODY = frozenset({"drive_readings", "erasures", "ledger_identity", "sightings", "signing_key_uses"})
 
 
-# A file of an older version becomes one that gives disk back.
-SQLITE_STATEMENTS = ("PRAGMA auto_vacuum = INCREMENTAL", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
-
-
 class VacuumFailed(WebhooksError):
-    """Raised when the ledger's files could not be rewritten, as where the disk is full."""
+    """Raised when the ledger's files could not be rewritten, as where the disk is full or a reader holds the log."""
 
 
 def vacuum_ledger(engine: Engine) -> None:
@@ -27,8 +23,7 @@ def vacuum_ledger(engine: Engine) -> None:
     try:
         connection: Any = pooled.driver_connection
         if engine.dialect.name == "sqlite":
-            for statement in SQLITE_STATEMENTS:
-                connection.execute(statement).fetchall()
+            _vacuum_sqlite(connection)
         else:
             connection.autocommit = True
             connection.execute(f"VACUUM (FULL) {', '.join(_tables(engine))}")
@@ -36,6 +31,18 @@ def vacuum_ledger(engine: Engine) -> None:
         raise VacuumFailed(f"The database could not be rewritten: {error}") from error
     finally:
         pooled.invalidate()  # it is not as the pool made it
+
+
+def _vacuum_sqlite(connection: Any) -> None:
+    connection.execute(
+        "PRAGMA auto_vacuum = INCREMENTAL"
+    )  # a file of an older version becomes one that gives disk back
+    connection.execute("VACUUM")
+    is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise VacuumFailed(
+            "The database is rewritten, but its log still has deleted rows: a reader holds it. Try again."
+        )
 
 
 def _tables(engine: Engine) -> list[str]:

@@ -9,7 +9,7 @@ from handlers.kit.context import Push
 from workers.ledger import devices, pushes
 from workers.ledger.pushes import NewPush
 from workers.ledger.states import Outcome
-from workers.lists.time_parsing import point_in_time
+from workers.lists.time_parsing import parse_since, point_in_time
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -54,6 +54,13 @@ def test_a_day_and_a_time_of_day_are_on_this_machines_clock(text, local, monkeyp
     finally:
         monkeypatch.undo()
         tzset()
+
+
+def test_since_a_time_of_day_is_since_the_last_one_that_has_been():
+    for hour in range(24):
+        now = datetime.now(UTC)
+        assert now - timedelta(days=1, hours=1, minutes=1) < parse_since(f"{hour}:00") <= datetime.now(UTC)
+        assert parse_since(f"{hour}:00").astimezone().hour == hour
 
 
 @pytest.mark.parametrize("text", ["", "tomorrow", "25:00", "18:60", "10", "10x", "99999999999999d", "2026-13-01"])

@@ -13,7 +13,7 @@ from tests.workers.commands.conftest import delivery_of
 from workers.ledger import audit_log, authorizations, charging_key_usage, deliveries, pushes
 from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
 from workers.ledger.authorizations import DecisionRow
-from workers.ledger.database.engine import read_only
+from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.invariants import check_invariants
 from workers.ledger.pushes import NewPush
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
@@ -22,7 +22,7 @@ from workers.ledger.tables.core_tables import deliveries as deliveries_table
 from workers.ledger.tables.core_tables import runs, sessions
 from workers.ledger.tables.reconciliation_tables import session_polls
 from workers.privacy.retention import RULES, SLICE, RetentionTask, retention_plans
-from workers.privacy.vacuum import vacuum_ledger
+from workers.privacy.vacuum import VacuumFailed, vacuum_ledger
 
 DAY = timedelta(days=1)
 DONE = ("session_record", Outcome.DONE)
@@ -284,3 +284,16 @@ def test_a_rewrite_of_the_database_leaves_out_only_tables_that_name_nobody(any_n
     named_nobody = {"drive_readings", "erasures", "ledger_identity", "sightings", "signing_key_uses"}
     left = {name for name, file in before.items() if after[name] == file}
     assert left == named_nobody | {"webhooks_schema_version"}
+
+
+def test_a_log_that_a_reader_holds_is_not_said_to_be_rewritten(node, noon):
+    engine = create_ledger_engine(str(node.engine.url), busy_timeout=timedelta(milliseconds=50))
+    with read_only(node.engine) as reader:
+        reader.execute(select(func.count()).select_from(deliveries_table))
+        with engine.begin() as ledger:
+            one = delivery_of(b"{}")
+            deliveries.store(ledger, [one], {one.id: (DeliveryState.UNREADABLE, None)})
+        with pytest.raises(VacuumFailed, match="a reader holds its log"):
+            vacuum_ledger(engine)
+    vacuum_ledger(engine)
+    engine.dispose()
