@@ -34,15 +34,12 @@ def vacuum_ledger(engine: Engine) -> None:
 
 
 def _vacuum_sqlite(connection: Any) -> None:
-    connection.execute(
-        "PRAGMA auto_vacuum = INCREMENTAL"
-    )  # a file of an older version becomes one that gives disk back
+    # A file of an older version becomes one that gives disk back.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("VACUUM")
     is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if is_busy:
-        raise VacuumFailed(
-            "The database is rewritten, but its log still has deleted rows: a reader holds it. Try again."
-        )
+        raise VacuumFailed("The database is rewritten, but a reader holds its log, which has deleted rows. Try again.")
 
 
 def _tables(engine: Engine) -> list[str]:
