@@ -15,8 +15,7 @@ from starlette.responses import Response
 
 from workers.console.page_stores import opener_of
 from workers.console.page_template import live_event, live_patience, render
-from workers.ledger.alert_queries import IS_DEAD
-from workers.ledger.database.conditions import in_list
+from workers.ledger.database.conditions import Unindexed, in_list
 from workers.ledger.database.engine import chunks
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs
@@ -142,8 +141,9 @@ def count_pushes(ids: Sequence[str]) -> ReadCounts:
 
 def _count_deliveries(conn: Connection, ids: Sequence[str], since: datetime) -> ProgressCounts:
     done = failed = 0
-    # One that is not yet made due again is dead since before.
-    is_new = exists().where(runs.c.delivery_id == deliveries.c.id, IS_DEAD, runs.c.finished_at > since)
+    # One that is not yet made due again is dead since before. By the index of dead runs each would look at all of them.
+    is_dead = Unindexed(runs.c.outcome) == Outcome.DEAD
+    is_new = exists().where(runs.c.delivery_id == deliveries.c.id, is_dead, runs.c.finished_at > since)
     for some in chunks(ids):
         counted = select(func.count()).where(in_list(deliveries.c.id, some))
         done += conn.scalar(counted.where(deliveries.c.state == DeliveryState.SETTLED)) or 0
