@@ -36,6 +36,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
     "See what came": {
         "deliveries": CommandRef("deliveries", "List deliveries and the outcomes of their runs."),
         "show": CommandRef("show", "Show one delivery with its raw body."),
+        "sessions": CommandRef("sessions", "List charging sessions, those with the latest news first."),
         "session": CommandRef("session", "Show one charging session and its timeline."),
         "driver": CommandRef("driver", "Show everything known of a driver: why warned, or why not."),
         "cdrs": CommandRef("cdrs", "List charging records and their totals; export them."),

@@ -16,15 +16,14 @@ from workers.ledger.database.migrate import migrate
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 INTERFACE = (
-    "dev serve warnings work clock dashboard migrate send deliveries show session pushes dead replay quarantine"
-    " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi"
-    " audit driver stats"
-    " plugin retain archive backup redact restore erase top mcp"
+    "dev serve warnings work clock dashboard migrate send deliveries show session sessions pushes dead replay"
+    " quarantine reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive"
+    " openapi audit driver stats plugin retain archive backup redact restore erase top mcp"
 )
 
 LISTS = (
-    "deliveries dead show session cdrs warnings pushes authorizations devices alerts quarantine keys handlers audit"
-    " driver"
+    "deliveries dead show session sessions cdrs warnings pushes authorizations devices alerts quarantine keys handlers"
+    " audit driver"
 )
 NEEDED_FOR_METRICS = ["redis", "rq"]
 HEAVY = "alembic apprise firebase_admin flask httpx limits psycopg redis rq rq_dashboard starlette uvicorn"

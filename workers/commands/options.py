@@ -31,11 +31,12 @@ class Parsed(click.ParamType[T]):
 
 WHEN = Parsed("when", parse_time)
 since_option = partial(click.option, "--since", type=Parsed("when", parse_since), metavar="WHEN")
+until_option = partial(click.option, "--until", type=WHEN, metavar="WHEN")
 user = click.option("--user", "user_id", metavar="ID", help="The driver, in any case.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 as_csv = click.option("--csv", "as_csv", is_flag=True, help="CSV, with the fields of --json.")
 since = since_option(help="Received then or later: 10m, 2h or 3d ago, today, yesterday, 18:00, ISO 8601.")
-until = click.option("--until", type=WHEN, metavar="WHEN", help="Received before then.")
+until = until_option(help="Received before then.")
 limit = click.option(
     "--limit", type=click.IntRange(min=1), help=f"How many. Default: {DEFAULT_LIMIT}, with --json and --csv all."
 )

@@ -29,11 +29,13 @@ from workers.lists.list_query import InvalidFilter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, Value
 from workers.lists.push_list import PUSH_QUERY, WARNING_QUERY
 from workers.lists.quarantine_list import QUARANTINE_QUERY
+from workers.lists.session_list import SESSION_QUERY
 
 PAGE_SIZE = 50
 
 QUERIES = (
     DELIVERY_QUERY,
+    SESSION_QUERY,
     PUSH_QUERY,
     WARNING_QUERY,
     AUTHORIZATION_QUERY,

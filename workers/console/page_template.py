@@ -23,6 +23,7 @@ NAVIGATION = (
     ("", "Now"),
     ("failures", "Failures"),
     ("deliveries", "Deliveries"),
+    ("sessions", "Sessions"),
     ("pushes", "Pushes"),
     ("warnings", "Warnings"),
     ("authorizations", "Authorizations"),

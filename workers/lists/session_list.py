@@ -1,4 +1,4 @@
-"""A charging session: its record, and its timeline of deliveries, runs and pushes."""
+"""The list of charging sessions; and of one its record, and its timeline of deliveries, runs and pushes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -10,14 +10,17 @@ from handlers.kit.session import DRIVE, EVENT, Session
 from handlers.kit.statuses import ORDER_ANOMALIES, STATUSES, Anomaly
 from workers.diagnostics.session_timeline import Change, TimelineEntry
 from workers.drive.session_facts import UNKNOWN_TIME
+from workers.ledger import session_queries
 from workers.ledger.cdr_queries import CdrRow
 from workers.ledger.runs import RunRecord
 from workers.ledger.session_polls import PollState
+from workers.ledger.session_queries import OPEN_STATUSES, SessionFilters, SessionRow
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.tables.reconciliation_tables import PollOutcome
 from workers.lists.cdr_list import amount_text, notes_of
 from workers.lists.delivery_list import run_json
 from workers.lists.formatting import Cell, Sentence, human_duration, printable, styled_state
+from workers.lists.list_query import SINCE, UNTIL, USER, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
 from workers.lists.push_list import PUSHES
 
@@ -25,11 +28,54 @@ RECORD_HANDLERS = {"session_record", "cdr_record"}
 """Handlers whose work is shown as the changes of the record."""
 
 
-SESSIONS = Listing[Session](
-    fields=attributes(
-        *("session_id", "user_id", "status", "started_at", "stopped_at", "completed_at"),
-        *("fee_type", "fee_will_apply_from", "anomalies"),
-    ),
+RECORD = attributes(
+    *("session_id", "user_id", "status", "started_at", "stopped_at", "completed_at"),
+    *("fee_type", "fee_will_apply_from", "anomalies"),
+)
+
+
+SESSIONS = Listing[Session](fields=RECORD)
+
+
+def _notes(row: SessionRow) -> Sentence:
+    """Return the fee that began or is near, and what cannot be true."""
+    fee = _fee_text(row)
+    return _joined([*([] if fee is None else [fee]), *(Sentence.of(each) for each in row.anomalies)])
+
+
+SESSION_ROWS = Listing[SessionRow](
+    fields=RECORD | attributes("updated_at"),
+    columns={
+        "last news": "updated_at",
+        "session": "session_id",
+        "driver": "user_id",
+        "status": "status",
+        "started": "started_at",
+        "ended": lambda row: row.completed_at or row.stopped_at,
+        "notes": _notes,
+    },
+)
+
+
+def _find_sessions(stores: Stores, wanted: Selection) -> Iterator[SessionRow]:
+    filters = SessionFilters(
+        user_id=wanted.get("user"),
+        status=wanted.get("status"),
+        since=wanted.get("since"),
+        until=wanted.get("until"),
+    )
+    return session_queries.find(stores.ledger, filters, wanted.limit, wanted.before)
+
+
+SESSION_QUERY = ListQuery[SessionRow](
+    name="sessions",
+    title="Sessions",
+    hint="Those with the latest news first; since and until are times of that news. By status, sessions are found that "
+    "have not ended.",
+    listing=SESSION_ROWS,
+    find=_find_sessions,
+    position=lambda row: (row.updated_at, row.session_id),
+    filters=(Filter("status", "", choices=OPEN_STATUSES), USER, SINCE, UNTIL),
 )
 
 
@@ -174,11 +220,14 @@ def _joined(sentences: Iterable[Sentence]) -> Sentence:
     return Sentence(tuple(parts))
 
 
+def _fee_text(record: Session | SessionRow) -> Sentence | None:
+    if not record.fee_type or record.fee_will_apply_from is None:
+        return None
+    return Sentence.of(f"{record.fee_type} from ", record.fee_will_apply_from)
+
+
 def record_pairs(record: Session, cdrs: Sequence[CdrRow] = (), poll: PollState | None = None) -> list[tuple[str, Cell]]:
     """Return what is known of a session, each with its name."""
-    fee = None
-    if record.fee_type and record.fee_will_apply_from:
-        fee = Sentence.of(f"{record.fee_type} from ", record.fee_will_apply_from)
     return [
         ("session", record.session_id),
         ("status", Text(record.status or "-", style="bold")),
@@ -186,7 +235,7 @@ def record_pairs(record: Session, cdrs: Sequence[CdrRow] = (), poll: PollState |
         ("started", record.started_at),
         ("stopped", record.stopped_at),
         ("complete", record.completed_at),
-        ("fee", fee),
+        ("fee", _fee_text(record)),
         ("source", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
         *([("Drive API", poll_text(poll))] if poll else []),
         *(("CDR", _cdr_text(cdr)) for cdr in cdrs if not cdr.is_repeat),

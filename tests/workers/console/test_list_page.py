@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.workers.console.conftest import reveal
 from workers.console import list_export, list_page
 from workers.ledger import deliveries
 from workers.ledger.states import Outcome
@@ -107,3 +108,18 @@ def test_an_export_is_of_all_pages_whichever_it_is_asked_for_on(node, event, con
     (older,) = re.findall('rel="next" href="([^"]+)"', console.get("/deliveries?event=SESSION_STARTED").text)
     (link,) = re.findall('href="([^"]+[.]csv[^"]+)"', console.get(f"/deliveries{html.unescape(older)}").text)
     assert len(console.get(html.unescape(link)).text.splitlines()) == 6
+
+
+def test_a_session_in_the_list_leads_to_its_page_and_its_driver_is_masked_until_asked_for(node, event, console):
+    node.settle(event("SESSION_STARTED", "runs/1", userId="dana@example.com"), ("session_record", Outcome.DONE))
+    node.settle(event("SESSION_STOPPED", "over", userId="erik@example.com"), ("session_record", Outcome.DONE))
+    page = console.get("/sessions?user=DANA@example.com&status=open")
+    assert re.findall('href="(/sessions/[^"]+)"', page.text) == ["/sessions/runs%2F1"]
+    assert console.get("/sessions/runs%2F1").status_code == 200
+    assert '<span class="masked">dan…</span>' in page.text
+    assert "dana@example.com" not in page.text.replace("DANA", "")
+    assert "dana@example.com" not in console.get("/sessions.csv").text
+    reveal(console, "/sessions")
+    assert 'href="/drivers/dana%40example.com"' in console.get("/sessions").text
+    assert [row["act"] for row in node.rows("audit")] == ["user_viewed"]
+    assert "status is one of: open, WAITING_TO_START, STARTED" in console.get("/sessions?status=COMPLETE").text

@@ -27,6 +27,7 @@ from workers.ledger import (
     recorded_runs,
     run_schedule,
     runs,
+    session_queries,
     sessions,
 )
 from workers.ledger.cdr_queries import CdrFilters
@@ -35,6 +36,7 @@ from workers.ledger.fee_warnings import WarningFilters
 from workers.ledger.invariants import check_invariants, missed_handlers
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import RunRecord
+from workers.ledger.session_queries import SessionFilters
 from workers.ledger.sessions import SessionWait
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.ledger.stats_queries import read_stats
@@ -103,6 +105,7 @@ def works(ledger, says, noon):
         "merge": lambda c: sessions.merge(c, {"s1": says("STARTED"), "s2": says("STARTED")}),
         "session": lambda c: sessions.get(c, "s1"),
         "latest": lambda c: sessions.latest(c, 50),
+        "sessions": lambda c: list(session_queries.find(c, SessionFilters(since=noon, until=noon), 50)),
         "without an operator": lambda c: sessions.without_operator(c, noon, 50),
         "insert runs": lambda c: runs.insert_runs(c, [again]),
         "existing runs": lambda c: recorded_runs.existing(c, IDS),
@@ -207,7 +210,17 @@ def test_metrics_read_only_what_is_open(sqlite_ledger, plans, says, noon):
 
 def test_lists_of_the_newest_sort_no_table(sqlite_ledger, plans, says, noon):
     listed = works(sqlite_ledger, says, noon)
-    for name in ("newest", "since", "of a session", "dead ones", "latest", "due", "pushes", "charging keys"):
+    for name in (
+        "newest",
+        "since",
+        "of a session",
+        "dead ones",
+        "latest",
+        "sessions",
+        "due",
+        "pushes",
+        "charging keys",
+    ):
         assert "USE TEMP B-TREE FOR ORDER BY" not in plans(listed[name]), name
     inner, outer = [step for step in plans(listed["CDRs"]) if "ORDER BY" in step]
     assert inner == "USE TEMP B-TREE FOR RIGHT PART OF ORDER BY", "of CDRs that came at the same time"
@@ -335,6 +348,9 @@ def test_every_list_and_filter_has_an_index_on_postgresql(postgres_ledger, tmp_p
         ("authorizations", {"policy": "never"}, "authorizations_policy (policy=?)"),
         ("pushes", {"state": "expired"}, "pushes_state (state=?)"),
         ("pushes", {"channel": "never"}, "pushes_channel (channel=?)"),
+        ("sessions", {"user": "Never"}, "sessions_user (<expr>=?)"),
+        ("sessions", {"status": "open"}, "sessions_open"),
+        ("sessions", {"status": "STOP_FAILED", "since": "yesterday"}, "sessions_open"),
         ("devices", {"user": "Never"}, "devices_person (<expr>=?)"),
         ("warnings", {"session": "never"}, "deliveries_session (session_id=?)"),
         ("warnings", {"user": "never"}, "deliveries_session (session_id=?)"),

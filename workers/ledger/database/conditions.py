@@ -102,7 +102,9 @@ def within(
     ]
 
 
-def older_than(at: Column[datetime], key: ColumnElement[str], before: Position | None) -> list[ColumnElement[bool]]:
+def older_than(
+    at: ColumnElement[datetime], key: ColumnElement[str], before: Position | None
+) -> list[ColumnElement[bool]]:
     """Build the conditions of the rows behind a position in a list that is ordered by `at.desc(), key`."""
     return [] if before is None else [at <= before[0], or_(at < before[0], key > before[1])]
 
