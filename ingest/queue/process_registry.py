@@ -53,6 +53,21 @@ class NodeReport:
     """How many requests were put in quarantine within the last SPAN, by reason."""
     oldest: Mapping[str, float] = field(default_factory=dict)
     """The age in seconds of the oldest unsettled delivery, by queue."""
+    waiting: int | None = None
+    """How many deliveries are only in its inbox; None if another version has reported."""
+    oldest_waiting: float | None = None
+    """The age in seconds of the oldest of them; None if there is none."""
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Return what `asdict` has made of one. Raise KeyError or TypeError if another version wrote something else."""
+        waiting, oldest_waiting = fields.get("waiting"), fields.get("oldest_waiting")
+        return cls(
+            dict(fields["quarantined"]),
+            dict(fields["oldest"]),
+            None if waiting is None else int(waiting),
+            None if oldest_waiting is None else float(oldest_waiting),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +127,7 @@ class ProcessRecord:
                 queues=tuple(record.queues),
                 outdated=tuple(record.outdated),
                 handlers=tuple(record.handlers),
-                node=None if node is None else NodeReport(dict(node["quarantined"]), dict(node["oldest"])),
+                node=None if node is None else NodeReport.from_fields(node),
             )
         except (ValueError, TypeError, KeyError):
             return None

@@ -193,6 +193,10 @@ class Outbox:
         ).fetchone()
         return timestamp_or_none(found[0]) if found else None
 
+    def waiting_since(self) -> datetime | None:
+        """Return when the oldest delivery that waits for any queue was received; None if none waits."""
+        return min(filter(None, map(self.oldest_waiting_at, QUEUES)), default=None)
+
     def waiting_count(self) -> int:
         """Return how many rows have no batch."""
         (count,) = self._file.execute("SELECT count(*) FROM deliveries WHERE batch IS NULL").fetchone()

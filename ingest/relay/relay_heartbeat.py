@@ -28,7 +28,13 @@ class RelayHeartbeat:
             return
         now = time.time()
         oldest = {name: max(0.0, now - at.timestamp()) for name, at in self._outbox.oldest_unsettled().items()}
-        report = NodeReport(self._outbox.quarantined_since(now - NodeReport.SPAN.total_seconds()), oldest)
+        waiting_since = self._outbox.waiting_since()
+        report = NodeReport(
+            self._outbox.quarantined_since(now - NodeReport.SPAN.total_seconds()),
+            oldest,
+            self._outbox.waiting_count(),
+            None if waiting_since is None else max(0.0, now - waiting_since.timestamp()),
+        )
         self._monitor.log_changes(self._monitor.update(self._registry.beat(replace(self._record, node=report))))
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """The registry of processes, on a real Valkey."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ def record(process: ProcessType = ProcessType.WORK, **parts: object) -> ProcessR
 
 
 def test_a_process_that_reports_itself_is_alive_with_all_that_it_reported(valkey: redis.Redis) -> None:
-    node = NodeReport({"There is no signature.": 3}, {"urgent": 0.5})
+    node = NodeReport({"There is no signature.": 3}, {"urgent": 0.5}, 7, 0.25)
     reported = record(queues=("urgent",), outdated=("a.py",), node=node)
     registry = ProcessRegistry(valkey)
     assert registry.is_due
@@ -30,6 +31,17 @@ def test_a_process_that_reports_itself_is_alive_with_all_that_it_reported(valkey
     assert found.started_at == found.beat_at > 0
     (before,) = registry.beat(reported)
     assert before.id == reported.id
+
+
+def test_what_an_older_version_does_not_report_of_its_inbox_is_unknown(valkey: NamespacedRedis) -> None:
+    registry = ProcessRegistry(valkey)
+    registry.beat(record(ProcessType.SERVE, node=NodeReport({}, {"urgent": 0.5})))
+    ((name, text),) = valkey.hgetall(KEY).items()
+    fields = json.loads(text)
+    del fields["node"]["waiting"], fields["node"]["oldest_waiting"]
+    valkey.hset(KEY, name, json.dumps(fields))
+    (found,) = registry.processes()
+    assert found.node == NodeReport({}, {"urgent": 0.5}, None, None)
 
 
 def test_the_start_of_a_process_survives_a_redis_that_lost_everything(valkey: redis.Redis) -> None:

@@ -44,6 +44,8 @@ def test_it_reports_the_oldest_delivery_of_each_queue_and_what_was_put_in_quaran
     assert record.node is not None
     assert record.node.quarantined == {"Wrong.": 2, "There is no signature.": 1}
     assert {queue: round(age / 10) * 10 for queue, age in record.node.oldest.items()} == {"urgent": 30, "sessions": 90}
+    assert record.node.waiting == 3
+    assert record.node.oldest_waiting == pytest.approx(30, abs=5)
 
 
 def test_it_logs_that_no_worker_and_no_clock_run_for_a_while(

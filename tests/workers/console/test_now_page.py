@@ -87,7 +87,7 @@ def test_a_picture_of_rates_names_their_unit(node, console):
 
 def test_the_lines_are_those_of_check(node, console_with):
     page = console_with(check_now).get("/").text
-    for subject in ("inbox", "redis", "database", "serve"):
+    for subject in ("inbox", "redis", "database", "serve", "relay"):
         assert f"<strong>{subject}</strong>" in page
 
 

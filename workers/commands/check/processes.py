@@ -19,6 +19,7 @@ from workers.alerts.process_conditions import ProcessObserver
 from workers.commands.check.basics import inbox, ledger, queues
 from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.commands.check.probe import ProbedProcess, probe
+from workers.commands.check.relay_check import check_relays
 from workers.commands.errors import Failure
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.installation import open_queues
@@ -28,22 +29,26 @@ SUBJECTS = {ProcessType.SERVE: "serve", ProcessType.WORK: "workers", ProcessType
 
 
 def check_processes(settings: Settings) -> Iterator[CheckResult]:
-    """Yield which processes run and which are gone, and what is wrong according to the rules of the alerts.
+    """Yield which processes run, publish or are gone, and what is wrong according to the rules of the alerts.
 
     What Redis or the database do not answer is left out: other checks report them.
     """
     processes: Sequence[ProcessRecord] | None = None
     observer: ProcessObserver | None = None
+    is_redis_away = False
     try:
         with open_ledger(settings) as engine, open_queues(settings, engine) as connection:
             processes = ProcessRegistry(connection).processes()
             observer = ProcessObserver(connection)
             observer.observe()
-    except (QueueUnavailable, RedisError, SettingsError, SQLAlchemyError, Failure):
+    except (QueueUnavailable, RedisError):
+        is_redis_away = True
+    except (SettingsError, SQLAlchemyError, Failure):
         pass
     if processes is not None:
         yield from _processes(processes)
         yield from _inboxes(settings, processes)
+    yield from check_relays(settings, processes, is_redis_away=is_redis_away)
     try:
         with read_only_ledger(settings) as ledger:
             yield from _conditions(ledger, observer)
