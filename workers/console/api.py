@@ -24,6 +24,7 @@ from workers.console.overview import Overview
 from workers.console.page_stores import opener_of
 from workers.console.page_template import masked
 from workers.ledger.dead_runs import FailureGroup, group_dead_pushes, group_dead_runs
+from workers.ledger.moot_runs import MootGroup, group_moot_runs
 from workers.ledger.stats_queries import read_stats
 from workers.lists.delivery_list import DETAILS
 from workers.lists.delivery_sources import find_one
@@ -109,12 +110,13 @@ def one_session(stores: Stores, session_id: str) -> dict[str, Json]:
 
 
 def read_failures(stores: Stores, texts: Mapping[str, str]) -> dict[str, Json]:
-    """Return the causes of dead runs and of dead pushes, those that were seen last first; raise InvalidFilter."""
+    """Return the causes of dead runs, of dead pushes and of moot runs, the last seen first; raise InvalidFilter."""
     _refuse_unknown(texts, {"reveal"})
     now = utc_now()
     return {
         "runs": [_failure_json(each) for each in group_dead_runs(stores.ledger, now)],
         "pushes": [_failure_json(each) for each in group_dead_pushes(stores.ledger, now)],
+        "moot": [_moot_json(each) for each in group_moot_runs(stores.ledger, now)],
     }
 
 
@@ -145,6 +147,16 @@ def _failure_json(group: FailureGroup) -> dict[str, Json]:
         "last_at": iso(group.last_at),
         "by_hour": list(group.hours),
         "newest": group.ids[0],
+    }
+
+
+def _moot_json(group: MootGroup) -> dict[str, Json]:
+    return {
+        "handler": group.handler,
+        "reason": group.reason,
+        "count": group.count,
+        "may_be_more": group.is_cut,
+        "last_at": iso(group.last_at),
     }
 
 
@@ -209,7 +221,10 @@ def openapi_document() -> dict[str, Json]:
         paths[f"{PREFIX}/{path}"] = _operation(path.partition("/")[0], what, [named, REVEAL], ANY_OBJECT, missing=True)
     causes = _array(_object(**FAILURE))
     paths[f"{PREFIX}/failures"] = _operation(
-        "failures", "What failed for good, one row for each cause", [REVEAL], _object(runs=causes, pushes=causes)
+        "failures",
+        "What failed for good, one row for each cause, and what became moot within 24 hours",
+        [REVEAL],
+        _object(runs=causes, pushes=causes, moot=_array(_object(**MOOT))),
     )
     paths[f"{PREFIX}/now"] = _operation("now", "How everything stands: checks, queues, today's numbers", [], ANY_OBJECT)
     return {
@@ -239,6 +254,11 @@ FAILURE: dict[str, Json] = {
     "count": {"type": "integer"},
     "may_be_more": {"type": "boolean"},
     "by_hour": {"type": "array", "items": {"type": "integer"}},
+}
+MOOT: dict[str, Json] = {
+    **dict.fromkeys(("handler", "reason", "last_at"), TEXT),
+    "count": {"type": "integer"},
+    "may_be_more": {"type": "boolean"},
 }
 COUNTS: dict[str, Json] = {"type": "object"}
 

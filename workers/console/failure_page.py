@@ -32,6 +32,7 @@ from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.dead_runs import FailureGroup, frames_of, group_dead_pushes, group_dead_runs, traceback_of
 from workers.ledger.deliveries import DeliveryFilters
+from workers.ledger.moot_runs import MAX_READ, group_moot_runs
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import WHOLE_DELIVERY, Outcome, PushState
 from workers.plugins import load_plugins
@@ -48,18 +49,21 @@ log = structlog.get_logger()
 def failures_page(request: Request) -> Response:
     """Show the causes of dead runs and of dead pushes; those that a handler gave up by itself apart.
 
-    What fails and is tried again is beside them: it may be hours until that is dead.
+    What fails and is tried again is beside them: it may be hours until that is dead. So are the runs that became moot.
     """
     now = utc_now()
     with opener_of(request).open() as stores:
         groups = group_dead_runs(stores.ledger, now)
         pushes = group_dead_pushes(stores.ledger, now)
         failing = failing_runs(stores.ledger)
+        moot = group_moot_runs(stores.ledger, now)
     context = {
         "failing": failing,
         "most_counted": MAX_COUNTED,
         "failed": [group for group in groups if group.cause.error != GIVE_UP],
         "given_up": [group for group in groups if group.cause.error == GIVE_UP],
+        "moot": moot,
+        "most_read": MAX_READ,
         "pushes": pushes,
     }
     return render(request, "failures.html", context)

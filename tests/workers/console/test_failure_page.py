@@ -106,6 +106,23 @@ def test_dead_pushes_are_sent_again(filled):
     assert [(act["act"], act["count"]) for act in node.rows("audit")] == [("resent", 1)]
 
 
+def test_runs_that_became_moot_stand_apart_with_their_reason(filled):
+    node, console = filled
+    page = console.get("/failures").text
+    apart = page[page.index("<h2>Became moot</h2>") : page.index("<h2>Pushes that no channel took</h2>")]
+    assert re.search(r'"what">warn_the_driver</td>\s*<td data-name="reason"><a [^>]*>too late</a></td>', apart)
+    assert "add_points" not in apart
+    (moot,) = console.get("/api/failures").json()["moot"]
+    assert (moot["handler"], moot["reason"], moot["count"], moot["may_be_more"]) == (
+        ("warn_the_driver", "too late", 1, False)
+    )
+    with node.engine.begin() as conn:
+        of_yesterday = {"finished_at": utc_now() - timedelta(hours=25)}
+        conn.execute(update(runs).where(runs.c.outcome == Outcome.MOOT).values(of_yesterday))
+    assert console.get("/api/failures").json()["moot"] == []
+    assert re.search(r'Became moot</h2>\s*<p>[^<]+</p>\s*<p class="none">', console.get("/failures").text)
+
+
 def test_the_place_is_the_last_line_of_our_own_code():
     trace = (
         'Traceback (most recent call last):\n  File "/x/workers/execution/runner.py", line 1, in call\n    f()\n'

@@ -22,6 +22,7 @@ from workers.ledger import (
     downtimes,
     fee_warnings,
     finished_runs,
+    moot_runs,
     push_queries,
     pushes,
     recorded_runs,
@@ -160,6 +161,7 @@ def works(ledger, says, noon):
         "CDRs unreadable": lambda c: cdr_queries.unreadable(c, since=noon),
         "unreadable": lambda c: alert_queries.unreadable_backlog(c, "events", noon, noon),
         "handlers of dead": alert_queries.handlers_of_dead,
+        "moot": lambda c: moot_runs.group_moot_runs(c, noon),
         "dead": lambda c: alert_queries.dead_letter_backlog(c, "warn", noon),
         "last event": lambda c: alert_queries.last_event_at(c, noon),
         "oldest delivery": alert_queries.oldest_delivery_at,
@@ -193,6 +195,36 @@ def test_failing_runs_are_found_among_all_runs(sqlite_ledger, plans, noon):
     steps = plans(alert_queries.failing_runs)
     assert [step for step in steps if scans_a_table(step)] == []
     assert all("INDEX runs_failing" in step for step in steps if "runs" in step)
+
+
+def moot_run_and_another(ledger, noon):
+    """Insert a run of a handler that ended, so that its runs are looked through; return what groups them."""
+    ended = RunRecord(delivery_id="d2", handler="w", queue="q", outcome=Outcome.MOOT, finished_at=noon, reason="late")
+    with ledger.begin() as conn:
+        runs.insert_runs(conn, [ended])
+    return lambda conn: moot_runs.group_moot_runs(conn, noon + timedelta(minutes=1))
+
+
+def test_moot_runs_are_read_from_the_newest_of_each_handler(sqlite_ledger, plans, noon):
+    steps = plans(moot_run_and_another(sqlite_ledger, noon))
+    read = {step for step in steps if re.match("(SCAN|SEARCH) runs", step)}
+    assert read == {
+        "SEARCH runs USING COVERING INDEX runs_of_handler",
+        "SEARCH runs USING COVERING INDEX runs_of_handler (handler>?)",
+        "SEARCH runs USING INDEX runs_of_handler (handler=? AND finished_at>?)",
+    }
+    assert "USE TEMP B-TREE FOR ORDER BY" not in steps
+
+
+def test_moot_runs_are_read_by_an_index_on_postgresql(postgres_ledger, noon):
+    postgres_ledger.store(*map(postgres_ledger.delivery, IDS))
+    statements = statements_of(postgres_ledger, moot_run_and_another(postgres_ledger, noon))
+    with postgres_ledger.begin() as conn:
+        driver = conn.connection.driver_connection
+        driver.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off")
+        (text, values), *_ = [each for each in statements if "LIMIT" in each[0] and "finished_at" in each[0]]
+        steps = [step.strip() for (step,) in driver.execute(f"EXPLAIN {text}", values)]
+    assert [step for step in steps if "Index Scan Backward using runs_of_handler" in step], steps
 
 
 def test_enqueued_runs_are_found_among_all_due_runs(sqlite_ledger, plans, says, noon):
