@@ -139,26 +139,24 @@ def _erase_inbox(path: Path, order: ErasureOrder, targets: ErasureTargets) -> Co
     The order knows sessions that the ledger of the backup does not: it may be on PostgreSQL, or older than they are.
     """
     deleted = Counter[str]()
+    names = {name.lower() for name in targets.names}
+
+    def is_named(session_id: str | None, texts: Iterable[bytes | str]) -> bool:
+        if session_id and (session_id in targets.sessions or order.has(session_id)):
+            return True
+        words = {word for text in texts for word in words_of(text)}
+        # As in the ledger: a short word names nobody in a delivery that has a session.
+        return any(word.lower() in names or order.has(word) for word in words if not session_id or is_distinctive(word))
+
     with closing(sqlite3.connect(path)) as file:
         for table, query in SELECT_BY_TABLE.items():
-            named = [
-                seq for seq, session_id, *texts in file.execute(query) if _is_of(session_id, texts, order, targets)
-            ]
+            named = [seq for seq, session_id, *texts in file.execute(query) if is_named(session_id, texts)]
             delete = f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))"  # noqa: S608 - of the table above
             if table == "deliveries":  # not settled, so not to be remembered either
                 file.execute(FORGET, (json.dumps(named),))
             deleted[f"inbox {table}"] = file.execute(delete, (json.dumps(named),)).rowcount
         file.commit()
     return deleted
-
-
-def _is_of(session_id: str | None, texts: Iterable[bytes | str], order: ErasureOrder, targets: ErasureTargets) -> bool:
-    if session_id and (session_id in targets.sessions or order.has(session_id)):
-        return True
-    names = {name.lower() for name in targets.names}
-    words = {word for text in texts for word in words_of(text)}
-    # As in the ledger: a short word names nobody in a delivery that has a session.
-    return any(word.lower() in names or order.has(word) for word in words if not session_id or is_distinctive(word))
 
 
 def _rewrite(path: Path) -> None:

@@ -58,11 +58,13 @@ def failures_page(request: Request) -> Response:
         failing = failing_runs(stores.ledger)
         moot = group_moot_runs(stores.ledger, now)
     context = {
-        "failing": failing,
-        "most_counted": MAX_COUNTED,
+        "failing": [
+            (each.handler, each.error, each.delivery_id, each.count, each.count == MAX_COUNTED, each.since)
+            for each in failing
+        ],
         "failed": [group for group in groups if group.cause.error != GIVE_UP],
         "given_up": [group for group in groups if group.cause.error == GIVE_UP],
-        "moot": moot,
+        "moot": [(each.handler, each.reason, each.delivery_id, each.count, each.is_cut, each.last_at) for each in moot],
         "most_read": MAX_READ,
         "pushes": pushes,
     }

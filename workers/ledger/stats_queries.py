@@ -46,7 +46,7 @@ class Latency:
 class SpanStats:
     """What happened in a span, by the time of receipt; pushes by when they were made, authorizations by their time.
 
-    Runs by when they ended, those that have not ended by the receipt of their delivery.
+    Runs by when they ended, those that have not ended by the receipt of their delivery; also those of healed events.
     """
 
     since: datetime
@@ -74,8 +74,7 @@ def read_stats(conn: Connection, since: datetime, until: datetime, *, with_runs:
     states: Counter[str] = Counter()
     recorded: Counter[str] = Counter()
     columns = deliveries.c.event, deliveries.c.kind, deliveries.c.state, deliveries.c.recorded_by
-    grouped = select(*columns, func.count()).where(*received).group_by(*columns)
-    for event, kind, state, recorded_by, count in conn.execute(grouped):
+    for event, kind, state, recorded_by, count in conn.execute(_grouped(*columns).where(*received)):
         events[event or kind] += count
         states[str(state)] += count
         recorded[recorded_by or ""] += count
@@ -125,12 +124,11 @@ def _grouped(*columns: ColumnElement[Any]) -> Select[Any]:
 def _by_two(
     conn: Connection, columns: tuple[Column[Any], Column[Any]], where: Sequence[ColumnElement[bool]]
 ) -> dict[str, dict[str, int]]:
-    return _nested(conn.execute(select(*columns, func.count()).where(*where).group_by(*columns)))
+    return _nested(conn.execute(_grouped(*columns).where(*where)))
 
 
 def _by_one(conn: Connection, column: Column[Any], where: Sequence[ColumnElement[bool]]) -> dict[str, int]:
-    found = conn.execute(select(column, func.count()).where(*where).group_by(column))
-    return {str(value): count for value, count in found}
+    return {str(value): count for value, count in conn.execute(_grouped(column).where(*where))}
 
 
 def _nested(rows: Iterable[Any]) -> dict[str, dict[str, int]]:
