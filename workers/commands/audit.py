@@ -24,7 +24,7 @@ FIRST_IDS = 10
 @click.option("--actor", metavar="NAME", help="Only what this person did.")
 @click.option("--act", type=click.Choice([act.value for act in AuditAct]), help="Only acts of this kind.")
 @options.since_option(help="Done then or later: 10m, 2h or 3d ago, today, yesterday, 18:00, ISO 8601.")
-@click.option("--until", type=options.WHEN, metavar="WHEN", help="Done before then.")
+@options.until_option(help="Done before then.")
 @paged
 def audit(
     *,

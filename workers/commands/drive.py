@@ -33,7 +33,7 @@ REDIS_TIMEOUT = 2
 
 since = options.since_option(help="Started then or later: ISO 8601, or 2h ago.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="How many. Default: all.")
-until = click.option("--until", type=options.WHEN, metavar="WHEN", help="Started then or before.")
+until = options.until_option(help="Started then or before.")
 
 
 @click.group()

@@ -18,7 +18,7 @@ from workers.lists.time_parsing import parse_time
 
 @click.command()
 @options.since_option(help="From then on: 10m, 2h or 3d ago, today, yesterday, 18:00, ISO 8601. Default: today.")
-@click.option("--until", type=options.WHEN, metavar="WHEN", help="Until then. Default: now.")
+@options.until_option(help="Until then. Default: now.")
 @options.as_json
 def stats(*, since: datetime | None, until: datetime | None, as_json: bool) -> None:
     """Count what happened in a span: events, deliveries, warnings, pushes, authorizations, runs; how long it took.
