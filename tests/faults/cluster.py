@@ -10,6 +10,8 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -163,7 +165,7 @@ class Cluster:
         self._has_valkey = has_valkey
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
-        self._restarting = threading.Thread(target=self._restart_dead, daemon=True)
+        self._restarting = threading.Thread(target=self._keep_running, daemon=True)
         self.postgres: Postgres | None = None
         self.members: dict[str, Member] = {}
         self.ports: list[int] = []
@@ -309,13 +311,20 @@ class Cluster:
         self.ports.append(port)
         self.add(f"serve-{node}-{endpoint}", "serve", PORT=str(port), DATA_DIR=str(self.folder / f"node-{node}"))
 
-    def _restart_dead(self) -> None:
-        while not self._is_closing.wait(RESTART_AFTER_S):
-            with self._lock:
-                members = list(self.members.values())
-            for member in members:
-                if not self._is_closing.is_set():
+    def restart_dead(self) -> None:
+        """Restart each process that has died. One that cannot be restarted is told of, and tried again next time."""
+        with self._lock:
+            members = list(self.members.values())
+        for member in members:
+            if not self._is_closing.is_set():
+                try:
                     member.restart_if_dead()
+                except Exception as error:  # noqa: BLE001 - or none would be restarted from here on
+                    warnings.warn("".join(traceback.format_exception(error)), stacklevel=1)
+
+    def _keep_running(self) -> None:
+        while not self._is_closing.wait(RESTART_AFTER_S):
+            self.restart_dead()
 
     def kill_leftovers(self) -> None:
         """Kill every process whose current folder is ours: a worker's child is in a process group of its own."""

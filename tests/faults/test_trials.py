@@ -107,3 +107,21 @@ def test_a_line_that_was_logged_before_does_not_count(tmp_path):
         pass
     with Cluster.expect_log(cluster, "the disk is full"), log.open("a") as file:
         file.write("the disk is full\n")
+
+
+def test_a_process_that_cannot_be_restarted_is_told_of_and_tried_again():
+    def launch(*_):
+        launched.append(None)
+        if len(launched) == 2:
+            raise OSError("no descriptor is left")
+        return SimpleNamespace(poll=lambda: 0 if len(launched) == 1 else None)
+
+    launched = []
+    cluster = Cluster()
+    endpoint = cluster.add_program("serve", [], launch)
+    endpoint.start()
+    with pytest.warns(UserWarning, match="no descriptor is left"):
+        cluster.restart_dead()
+    cluster.restart_dead()
+    assert endpoint.is_running
+    cluster.folder.rmdir()
