@@ -86,12 +86,15 @@ def list_page(query: ListQuery[Any], top: Top | None = None) -> Callable[[Reques
     """Return the endpoint of a list; `top` is for its template `top_NAME.html`."""
 
     def page(request: Request) -> Response:
+        form = request.url.path.rpartition(".")[2]
+        is_export = form in {"json", "csv"}
         try:
             selection = selection_of(query, request.query_params)
         except InvalidFilter as error:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, f"The filter {error}") from None
-        form = request.url.path.rpartition(".")[2]
-        if form in {"json", "csv"}:
+            if is_export:
+                raise HTTPException(HTTPStatus.BAD_REQUEST, f"The filter {error}") from None
+            return _to_be_corrected(request, query, error)
+        if is_export:
             listing = query.listing if shows_users(request) else without_secrets(query.listing)
             return export(opener_of(request), query, selection, listing, form)
         with opener_of(request).open() as stores:
@@ -105,6 +108,13 @@ def list_page(query: ListQuery[Any], top: Top | None = None) -> Callable[[Reques
         return render(request, "list.html", {**shared, **above})
 
     return page
+
+
+def _to_be_corrected(request: Request, query: ListQuery[Any], error: InvalidFilter) -> Response:
+    context = {"query": query, "given": request.query_params, "sentence": f"The filter {error}"}
+    answer = render(request, "invalid_filter.html", context)
+    answer.status_code = HTTPStatus.BAD_REQUEST
+    return answer
 
 
 def selection_of(query: ListQuery[Any], texts: Mapping[str, str]) -> Selection:

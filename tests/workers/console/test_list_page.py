@@ -96,9 +96,13 @@ def test_rows_of_one_position_are_not_torn_apart(monkeypatch):
     ],
 )
 def test_a_filter_that_is_not_understood_is_a_400_that_says_what_is(console, query, sentence):
-    answer = console.get(f"/deliveries?{query}")
+    answer = console.get(f"/deliveries?{query}&user=dana@example.com")
     assert answer.status_code == 400
     assert sentence in answer.text
+    assert '<input name="user" value="dana@example.com"' in answer.text  # to be corrected without typing all anew
+    export = console.get(f"/deliveries.csv?{query}")
+    assert export.status_code == 400
+    assert sentence in export.text
 
 
 def test_an_export_is_of_all_pages_whichever_it_is_asked_for_on(node, event, console, monkeypatch):
