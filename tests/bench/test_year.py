@@ -52,8 +52,8 @@ def test_months_are_copied_and_retention_deletes_those_that_are_over(engine):
 
 
 def test_what_grows_in_the_last_quarter_is_named():
-    def rows(**last):
-        flat = dict.fromkeys(MUST_BE_FLAT, 100.0)
+    def rows(then=100.0, **last):
+        flat = dict.fromkeys(MUST_BE_FLAT, then)
         return [
             Row(f"month {n}", {key: [value] for key, value in (flat | (last if n > 3 else {})).items()})
             for n in range(1, 7)
@@ -61,3 +61,5 @@ def test_what_grows_in_the_last_quarter_is_named():
 
     assert flatness(rows()).endswith("× 1.00: flat.")
     assert flatness(rows(mb=130.0, check_s=114.0)).endswith("NOT FLAT: MB.")
+    assert flatness(rows(slice_ms=116.0)).endswith("NOT FLAT: ms of a slice.")
+    assert flatness(rows(0.6, slice_ms=1.0)).endswith(": flat.")  # of a machine that does something else, too

@@ -56,6 +56,8 @@ MOST_IN_FLOOD = 40_000
 QUARTER = 3
 FLAT = 1.15
 """So much more than the quarter before the last one may have of everything."""
+NOISE_MS = 5.0
+"""A time that has grown by less has not: another process beside it does that."""
 
 COLUMNS = (
     Column("bodies", "bodies"),
@@ -163,14 +165,15 @@ def flatness(rows: Sequence[Row]) -> str:
     if len(rows) < 2 * QUARTER:
         return ""
     last, before = rows[-QUARTER:], rows[-2 * QUARTER : -QUARTER]
-    ratios = {}
+    ratios, growing = {}, []
     for key in MUST_BE_FLAT:
-        middle = median(row.samples[key][0] for row in before)
-        ratios[key] = median(row.samples[key][0] for row in last) / middle if middle else 1.0
+        then, now = (median(row.samples[key][0] for row in quarter) for quarter in (before, last))
+        ratios[key] = now / then if then else 1.0
+        if ratios[key] > FLAT and not (key.endswith("_ms") and now - then < NOISE_MS):
+            growing.append(key)
     titles = {column.key: column.title for column in COLUMNS}
     told = ", ".join(f"{titles[key]} × {ratio:.2f}" for key, ratio in ratios.items())
-    growing = [titles[key] for key, ratio in ratios.items() if ratio > FLAT]
-    verdict = f"NOT FLAT: {', '.join(growing)}" if growing else "flat"
+    verdict = f"NOT FLAT: {', '.join(titles[key] for key in growing)}" if growing else "flat"
     return f"The last quarter to the one before: {told}: {verdict}."
 
 
