@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, func, select
+from sqlalchemy import Column, ColumnElement, Connection, func, or_, select
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.key_identifiers import search_spellings
 from ingest.config.settings import Settings
 from ingest.events import sanitize_text
-from workers.ledger.database.conditions import begins_with, in_list, same_person
+from workers.ledger.database.conditions import begins_with, in_list, lowered, same_person
 from workers.ledger.tables.authorization_tables import authorizations
 from workers.ledger.tables.core_tables import deliveries, devices, pushes, sessions
 
@@ -21,7 +21,7 @@ SHORTEST = 3
 DRIVER, SESSION, DELIVERY, PUSH, CDR, KEY = "driver", "session", "delivery", "push", "CDR", "key"
 # Where the names of each kind are. A driver's id may be a mail address, so it is compared in lower case.
 NAMES: Mapping[str, Sequence[Column[Any]]] = {
-    DRIVER: (sessions.c.user_id, cdrs.c.user_id, pushes.c.user_id),
+    DRIVER: (sessions.c.user_id, cdrs.c.user_id, pushes.c.user_id, devices.c.user_id),
     SESSION: (sessions.c.session_id, deliveries.c.session_id, cdrs.c.session_id),
     DELIVERY: (deliveries.c.id,),
     PUSH: (pushes.c.id,),
@@ -53,7 +53,6 @@ def _exact(conn: Connection, settings: Settings, text: str) -> Iterator[SearchHi
         for column in columns:
             is_it = same_person(column, text) if kind == DRIVER else column == text
             yield from _hits(conn, kind, column, is_it, limit=1)
-    yield from _hits(conn, DRIVER, devices.c.user_id, devices.c.user_id == text, limit=1)
     keys = search_spellings(text, settings.authorize_key_bytes)
     for column in (authorizations.c.key, cdrs.c.charging_key):
         yield from _hits(conn, KEY, column, in_list(column, keys), limit=1)
@@ -62,8 +61,10 @@ def _exact(conn: Connection, settings: Settings, text: str) -> Iterator[SearchHi
 def _beginning(conn: Connection, text: str) -> Iterator[SearchHit]:
     for kind, columns in BEGINNINGS.items():
         for column in columns:
-            is_driver = kind == DRIVER
-            begins = begins_with(conn, func.lower(column) if is_driver else column, text.lower() if is_driver else text)
+            if kind == DRIVER:
+                begins = or_(*(begins_with(conn, func.lower(column), each) for each in lowered(text)))
+            else:
+                begins = begins_with(conn, column, text)
             yield from _hits(conn, kind, column, begins, limit=MAX_HITS)
 
 

@@ -26,7 +26,7 @@ from handlers.kit.plugin_tables import PluginTable
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
 from workers.ledger import charging_key_usage
 from workers.ledger.charging_key_usage import asked_in
-from workers.ledger.database.conditions import in_list
+from workers.ledger.database.conditions import in_list, same_person
 from workers.ledger.database.engine import chunks, insert_into
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.delivery_states import refresh_states
@@ -41,7 +41,7 @@ from workers.ledger.tables.core_tables import deliveries, devices, pushes, runs,
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
 from workers.ledger.tables.key_tables import charging_key_uses
 from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
-from workers.privacy.erasure_targets import ErasureTargets, is_person
+from workers.privacy.erasure_targets import ErasureTargets
 
 SLICE = 200
 
@@ -206,7 +206,7 @@ def _rows_of_plugins(targets: ErasureTargets, plugin_tables: Iterable[PluginTabl
     for each in plugin_tables:
         conditions: list[Any] = []
         if each.user is not None:
-            conditions += [is_person(each.user, user) for user in sorted(targets.users)]
+            conditions += [same_person(each.user, user) for user in sorted(targets.users)]
         if each.session is not None:
             conditions.append(in_list(each.session, targets.sessions))
         if conditions:

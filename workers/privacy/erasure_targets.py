@@ -92,7 +92,7 @@ def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[
         document = func.lower(cast(sessions.c.facts, Text))
         in_facts = [document.contains(json.dumps(each).lower(), autoescape=True) for each in _cases(user)]
         theirs = select(sessions.c.session_id, sessions.c.facts).where(
-            or_(is_person(sessions.c.user_id, user), *in_facts)
+            or_(same_person(sessions.c.user_id, user), *in_facts)
         )
         users.add(user)
         for session_id, facts in ledger.execute(theirs):
@@ -103,12 +103,12 @@ def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[
         for table in (pushes, cdrs):
             column: Column[Any] = table.c.user_id
             for session_id, spelled_id in ledger.execute(
-                select(table.c.session_id, column).where(is_person(column, user))
+                select(table.c.session_id, column).where(same_person(column, user))
             ):
                 users.add(spelled_id)
                 named |= {session_id} if session_id else set()
         session_ids |= named - _sessions_of_others(ledger, named, user)
-        users |= set(ledger.scalars(select(devices.c.user_id).where(is_person(devices.c.user_id, user))))
+        users |= set(ledger.scalars(select(devices.c.user_id).where(same_person(devices.c.user_id, user))))
     keys = set(ledger.scalars(select(session_keys.c.key).where(in_list(session_keys.c.session_id, session_ids))))
     of_cdrs = select(cdrs.c.charging_key).where(
         or_(in_list(cdrs.c.session_id, session_ids), in_list(cdrs.c.user_id, users))
@@ -132,11 +132,6 @@ def _spelled_otherwise(ledger: Connection, session_ids: Collection[str]) -> set[
 def _cases(user: str) -> list[str]:
     """Return an id in all cases that a database may not know to be the same: SQLite's lower() knows ASCII only."""
     return sorted({user, user.lower(), user.upper()})
-
-
-def is_person(column: Column[Any], user: str) -> ColumnElement[bool]:
-    """Build the condition that the column has this user's id in any case."""
-    return or_(*(same_person(column, each) for each in _cases(user)))
 
 
 def _sessions_of_others(ledger: Connection, session_ids: Collection[str], user: str) -> set[str]:

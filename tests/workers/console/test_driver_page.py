@@ -5,11 +5,14 @@ import re
 
 import pytest
 
+from handlers.kit.channel import Device
 from ingest.inbox.downtime import Downtime
+from ingest.wire.timestamps import utc_now
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
 from tests.workers.console.past import Past, fill
-from workers.ledger import downtimes
+from workers.console.page_template import masked
+from workers.ledger import devices, downtimes
 from workers.ledger.states import Outcome, PushState
 
 SENTENCES = [
@@ -30,6 +33,24 @@ def test_typing_an_address_in_any_case_answers_why_there_was_no_warning(any_node
     assert answer.url.path == "/drivers/dana@example.com"
     for sentence in SENTENCES:
         assert sentence in text_of(answer)
+
+
+@pytest.mark.parametrize("typed", ["MÜLLER@Example.com", "müller@example.com", "Mül"])
+@pytest.mark.parametrize("known", ["MÜLLER@example.com", "müller@example.com"])
+def test_a_driver_is_found_in_any_case_of_letters_beyond_ascii(any_node, event, console_of, known, typed):
+    past, console = Past(any_node, utc_now()), console_of(any_node)
+    past.started("of-them", known)
+    past.started("of-another", "mueller@example.com")
+    found = text_of(console.get(f"/find?q={typed}"))
+    assert "of-them" in found if "@" in typed else masked(known) in found
+    (session,) = any_node.rows("sessions", "--user", known.upper())
+    assert session["user_id"] == known
+
+
+def test_a_driver_with_a_device_alone_is_found_in_any_case(any_node, console_of):
+    with any_node.engine.begin() as conn:
+        devices.upsert(conn, "Anna@example.com", Device("token"), utc_now())
+    assert console_of(any_node).get("/find?q=anna@example.com").url.path == "/drivers/Anna@example.com"
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import select
 
 from handlers.kit.cdr_table import cdrs
+from handlers.kit.channel import Device
 from handlers.kit.context import Push
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
 from ingest.wire.envelope import Kind
 from tests.workers.commands.conftest import delivery_of
 from workers.ledger import authorizations as ledger_authorizations
-from workers.ledger import charging_key_usage, deliveries, pushes
+from workers.ledger import charging_key_usage, deliveries, devices, pushes
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.database.engine import read_only
 from workers.ledger.database.transaction import run_in_transaction
@@ -222,6 +223,18 @@ def test_an_order_recognizes_a_name_in_any_text_and_has_none(text):
     assert order.is_in(text)
     assert not order.is_in(b'{"a": "jane.doe@example.com.org"}', None, b"\xff")
     assert "jane" not in json.dumps(order.to_fields()).lower()
+
+
+def test_who_has_other_letters_is_not_erased_for_what_upper_case_makes_of_them(any_node, event):
+    any_node.settle(event("SESSION_STARTED", "s-1", userId="weiß@example.com"), DONE)
+    with any_node.engine.begin() as ledger:
+        devices.upsert(ledger, "weiß@example.com", Device("theirs"), _now())
+        devices.upsert(ledger, "weiss@example.com", Device("of-another"), _now())
+
+    erase_user(any_node, "WEIß@example.com")
+
+    with any_node.engine.begin() as ledger:
+        assert [row.user_id for row in devices.find(ledger)] == ["weiss@example.com"]
 
 
 @pytest.mark.parametrize("user", ["o'brien@example.com", "jörg@müller.example", "auth0|abc123", 'x"y-1234', "a/b/1234"])

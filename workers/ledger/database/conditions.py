@@ -81,7 +81,17 @@ def matching(table: Table, **wanted: str | Collection[str] | None) -> list[Colum
 
 def same_person(column: Column[Any], user_id: str) -> ColumnElement[bool]:
     """Build the condition that the column has this user's id in any case, as a person may write it."""
-    return func.lower(column) == func.lower(user_id)
+    if user_id.isascii():  # by one value rows are found in the order of the index
+        return func.lower(column) == func.lower(user_id)
+    return in_list(func.lower(column), lowered(user_id))
+
+
+def lowered(text: str) -> list[str]:
+    """Return what the database may make lower() of a text in any case: of SQLite only ASCII is lowered."""
+    # Not of letters that stand for others in upper case: whoever has "ss" in their address is not who has "ß".
+    upper = "".join(each.upper() if each.upper().lower() == each else each for each in text.lower())
+    ascii_only = ("".join(sign.lower() if sign.isascii() else sign for sign in each) for each in (text, upper))
+    return sorted({text.lower(), *ascii_only})
 
 
 def begins_with(conn: Connection, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
