@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ingest.wire.timestamps import utc_now
@@ -48,22 +48,24 @@ class NameUnknown(LookupError):
 
 def api_routes() -> list[Route]:
     """Return the routes, all of them GET."""
-    lists = [Route(f"{PREFIX}/{name}", _endpoint(_list_reader(query))) for name, query in LISTS.items()]
+    lists = [Route(f"{PREFIX}/{name}", _endpoint(_list_reader(query), query)) for name, query in LISTS.items()]
     return [
+        Route(f"{PREFIX}/", lambda _request: RedirectResponse(f"{PREFIX}/openapi.json")),
         Route(f"{PREFIX}/openapi.json", lambda _request: _json_response(openapi_document())),
         Route(f"{PREFIX}/stats", _endpoint(lambda stores, request: read_span(stores, request.query_params))),
         Route(
-            f"{PREFIX}/drivers/{{user:path}}",
+            f"{PREFIX}/drivers/{{user:name}}",
             _endpoint(lambda stores, request: one_driver(stores, _name(request, "user"))),
         ),
         Route(
-            f"{PREFIX}/sessions/{{session:path}}",
+            f"{PREFIX}/sessions/{{session:name}}",
             _endpoint(lambda stores, request: one_session(stores, _name(request, "session"))),
         ),
         Route(f"{PREFIX}/failures", _endpoint(lambda stores, request: read_failures(stores, request.query_params))),
         Route(f"{PREFIX}/now", lambda request: _json_response(overview_json(request.app.state.overview.read()))),
         Route(
-            f"{PREFIX}/deliveries/{{id}}", _endpoint(lambda stores, request: one_delivery(stores, _name(request, "id")))
+            f"{PREFIX}/deliveries/{{id:name}}",
+            _endpoint(lambda stores, request: one_delivery(stores, _name(request, "id"))),
         ),
         *lists,
     ]
@@ -323,12 +325,16 @@ def _list_reader(query: ListQuery[Any]) -> Callable[[Stores, Request], Json]:
     return lambda stores, request: read_list(stores, query, request.query_params)
 
 
-def _endpoint(read: Callable[[Stores, Request], Json]) -> Callable[[Request], Response]:
+def _endpoint(
+    read: Callable[[Stores, Request], Json], query: ListQuery[Any] | None = None
+) -> Callable[[Request], Response]:
+    reads_ledger = query is None or query.reads_ledger
+
     def endpoint(request: Request) -> Response:
         try:
             if request.query_params.get("reveal", "true") != "true":
                 raise InvalidFilter("reveal is true, or is left out.")  # noqa: TRY301 - as any other filter
-            with opener_of(request).open() as stores:
+            with opener_of(request).open(reads_ledger=reads_ledger) as stores:
                 found = read(stores, request)
         except InvalidFilter as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"The filter {error}") from None

@@ -57,12 +57,12 @@ def create_console(
             Route("/", now_page, methods=["GET"]),
             Route("/live", live, methods=["GET"]),
             Route("/settings", settings_page, methods=["GET"]),
-            Route("/alerts/{id}/resolve", resolve_alert, methods=["POST"]),
+            Route("/alerts/{id:name}/resolve", resolve_alert, methods=["POST"]),
             Route("/quarantine/reverify", reverify_page, methods=["GET"]),
             Route("/quarantine/reverify", reverify, methods=["POST"]),
             Route("/authorizations/try", try_key, methods=["POST"]),
             Route("/find", find_page, methods=["GET"]),
-            Route("/drivers/{user:path}", driver_page, methods=["GET"]),
+            Route("/drivers/{user:name}", driver_page, methods=["GET"]),
             Route("/failures", failures_page, methods=["GET"]),
             Route("/failures/pushes/{key}", push_failure_page, methods=["GET"]),
             Route("/failures/pushes/{key}/send", send_again, methods=["POST"]),
@@ -70,9 +70,9 @@ def create_console(
             Route("/failures/{key}/run", run_again, methods=["POST"]),
             Route("/progress/{id}", progress_page, methods=["GET"]),
             Route("/progress/{id}/live", progress_live, methods=["GET"]),
-            Route("/sessions/{id:path}", session_page, methods=["GET"]),
-            Route("/deliveries/{id}", delivery_page, methods=["GET"]),
-            Route("/pushes/{id}", push_page, methods=["GET"]),
+            Route("/sessions/{id:name}", session_page, methods=["GET"]),
+            Route("/deliveries/{id:name}", delivery_page, methods=["GET"]),
+            Route("/pushes/{id:name}", push_page, methods=["GET"]),
             *(
                 Route(f"/{name}{form}", list_page(query, TOPS.get(name)), methods=["GET"], name=f"{name}{form}")
                 for name, query in LISTS.items()

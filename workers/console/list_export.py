@@ -39,7 +39,7 @@ def read_chunks(opener: Opener, query: ListQuery[Any], selection: Selection) -> 
     position, size = query.position, CHUNK
     while True:
         wanted = replace(selection, limit=None if position is None else size + 1)
-        with opener.open() as stores:
+        with opener.open(reads_ledger=query.reads_ledger) as stores:
             found = list(islice(query.find(stores, wanted), wanted.limit))
         if position is None or len(found) <= size:
             if found:

@@ -97,7 +97,7 @@ def list_page(query: ListQuery[Any], top: Top | None = None) -> Callable[[Reques
         if is_export:
             listing = query.listing if shows_users(request) else without_secrets(query.listing)
             return export(opener_of(request), query, selection, listing, form)
-        with opener_of(request).open() as stores:
+        with opener_of(request).open(reads_ledger=query.reads_ledger) as stores:
             found = list(islice(query.find(stores, selection), PAGE_SIZE + 1))
             above = {} if top is None else {**top(request, stores, selection), "top": f"top_{query.name}.html"}
         rows = rows_of(query, found, request.query_params, show_users=shows_users(request))

@@ -1,7 +1,8 @@
 """Opens for one request what its page is read from."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from typing import Any
 
 from sqlalchemy import Engine
 from starlette.requests import Request
@@ -21,11 +22,12 @@ class Opener:
         self.engine = engine
 
     @contextmanager
-    def open(self) -> Iterator[Stores]:
-        """Open a transaction for reading, and the inbox of this node if there is one."""
+    def open(self, *, reads_ledger: bool = True) -> Iterator[Stores]:
+        """Open a transaction for reading, unless the ledger is not read, and the inbox of this node if there is one."""
         path = self.settings.data_dir / FILE_NAME
         inbox = closing(Outbox(path)) if path.exists() else nullcontext()
-        with inbox as outbox, read_only(self.engine) as ledger:
+        transaction: AbstractContextManager[Any] = read_only(self.engine) if reads_ledger else nullcontext()
+        with inbox as outbox, transaction as ledger:
             yield Stores(self.settings, ledger, outbox)
 
 

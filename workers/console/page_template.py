@@ -10,11 +10,13 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from rich.text import Text
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
 from ingest.config.sections.dashboard import DashboardRole
+from ingest.events import sanitize_text
 from workers.access.roles import address_of, principal_of
 from workers.ledger.states import WHOLE_DELIVERY
 from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable, printable_body
@@ -91,6 +93,23 @@ def csrf_field(request: Request) -> Markup:
 def path_to(section: str, *names: str) -> str:
     """Return the path of a page; names may hold anything."""
     return "/".join(["", section, *(quote(name.encode("utf-8", "surrogatepass"), safe="") for name in names)])
+
+
+class NameConvertor(Convertor[str]):
+    """Reads a name from a path of `path_to` as the ledger stores it, with slashes, lines and what else is in it."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return the name."""
+        return sanitize_text(value)
+
+    def to_string(self, value: str) -> str:
+        """Return it as it is."""
+        return value
+
+
+register_url_convertor("name", NameConvertor())
 
 
 def fill(html: LiteralString, *values: object) -> Markup:

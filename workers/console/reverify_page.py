@@ -56,6 +56,7 @@ def _reverify(stores: Opener, actor: Actor) -> str:
     if problem is not None:
         return problem
     quarantine, keyring = _open(stores)
+    run_in_transaction(stores.engine, lambda _conn: None)  # what could not be recorded is not done
     outcomes = list(quarantine.reverify(keyring.keys))
     count = sum(each.kept is not None for each in outcomes)
     if count:

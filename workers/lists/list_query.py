@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection
 
 from ingest.config.settings import Settings
+from ingest.events import sanitize_text
 from ingest.relay.outbox import Outbox
 from workers.ledger.database.conditions import Position
 from workers.lists.listing import Listing
@@ -69,12 +70,14 @@ class ListQuery(Generic[Row]):
     """Whether each row has a page of its own, named by its field `id`."""
     hint: str = ""
     """One sentence below the title."""
+    reads_ledger: bool = True
+    """Whether its rows are in the ledger; other lists are shown while that is away."""
 
     def parse(self, texts: Mapping[str, str]) -> dict[str, Any]:
         """Parse the filters that are set; others are left out. Raise InvalidFilter."""
         parsed: dict[str, Any] = {}
         for each in self.filters:
-            text = texts.get(each.name, "").strip()
+            text = sanitize_text(texts.get(each.name, "").strip())
             if not text:
                 continue
             if each.choices and text not in each.choices:
@@ -100,7 +103,7 @@ def parse_position(text: str) -> Position:
         moment = None
     if moment is None or moment.tzinfo is None or not separator:
         raise InvalidFilter("before is not the position of a row.")
-    return moment, key
+    return moment, sanitize_text(key)
 
 
 SINCE = Filter("since", "10m, 2h, 3d, today, 18:00, 2026-11-28", parse_since)

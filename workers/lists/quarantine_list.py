@@ -66,4 +66,5 @@ QUARANTINE_QUERY = ListQuery[QuarantinedRequest](
     listing=QUARANTINED,
     find=_find_refused,
     filters=(SINCE, UNTIL),
+    reads_ledger=False,
 )

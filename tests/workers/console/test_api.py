@@ -39,6 +39,11 @@ def client(node, console_of):
     return client
 
 
+def test_the_address_of_the_api_leads_to_its_document(client):
+    for path in ("/api", "/api/"):
+        assert client.get(path).json()["openapi"]
+
+
 @api.parametrize()
 @how(deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_the_document_says_is_true(case, client):

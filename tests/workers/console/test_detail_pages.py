@@ -9,6 +9,7 @@ from sqlalchemy import update
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
 from tests.workers.console.past import fill
+from workers.console.page_template import path_to
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core_tables import deliveries, runs
 
@@ -79,6 +80,17 @@ def test_what_comes_from_outside_is_text_on_the_pages_of_its_things(node, consol
         assert answer.status_code == 200, url
         assert "<script>alert" not in answer.text
         assert "<img" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\r\n", "a\0b", "a/b?c#d e", "x.json"])
+def test_a_page_is_found_by_its_link_whatever_its_name_is(any_node, console_of, event, name):
+    any_node.settle(event("SESSION_STARTED", f"s{name}", userId=f"u{name}"), ("session_record", Outcome.DONE))
+    console = console_of(any_node)
+    for section, each in (("sessions", f"s{name}"), ("drivers", f"u{name}")):
+        assert console.get(path_to(section, each)).status_code == 200
+        assert console.get(f"/api{path_to(section, each)}").status_code == 200
+    for section in ("deliveries", "pushes"):
+        assert console.get(path_to(section, f"{name}\0")).status_code == 404
 
 
 def test_a_body_that_was_deleted_is_said_to_be_gone_and_is_no_curl(node, console, event, noon):

@@ -82,7 +82,7 @@ def test_rows_of_one_position_are_not_torn_apart(monkeypatch):
         return [row for row in rows if wanted.before is None or row[0] < wanted.before[0]]
 
     query = ListQuery(name="x", title="X", listing=Listing({}), find=find, position=lambda row: row)
-    opener = SimpleNamespace(open=nullcontext)
+    opener = SimpleNamespace(open=lambda **_: nullcontext())
     assert list(list_export.read_chunks(opener, query, Selection())) == [rows[:4], rows[4:]]
 
 
@@ -103,6 +103,15 @@ def test_a_filter_that_is_not_understood_is_a_400_that_says_what_is(console, que
     export = console.get(f"/deliveries.csv?{query}")
     assert export.status_code == 400
     assert sentence in export.text
+
+
+@pytest.mark.parametrize("url", ["/deliveries", "/deliveries.json", "/api/deliveries"])
+def test_what_a_database_does_not_store_is_looked_up_as_it_is_stored(any_node, event, console_of, url):
+    any_node.settle(event("SESSION_STARTED", "a\0b", userId="c\0d"), ("session_record", Outcome.DONE))
+    console = console_of(any_node)
+    for query in ("session=a%00b", "user=c%00d"):
+        assert "SESSION_STARTED" in console.get(f"{url}?{query}").text
+    assert console.get(f"{url}?handler=%00&before=2026-01-01T00:00:00Z~%00").status_code == 200
 
 
 def test_an_export_is_of_all_pages_whichever_it_is_asked_for_on(node, event, console, monkeypatch):

@@ -44,6 +44,18 @@ def test_what_passes_is_let_in_by_a_click_that_is_recorded(refused, node, consol
     assert [(act["act"], act["count"]) for act in node.rows("audit")] == [(AuditAct.REVERIFIED, 2)]
 
 
+def test_without_a_ledger_what_is_refused_is_shown_and_nothing_is_let_in_unrecorded(refused, node, console):
+    token = csrf_token(console)
+    node.engine.dispose()
+    for file in node.folder.glob("ledger.db*"):
+        file.unlink()
+    for url in ("/quarantine", "/quarantine.json", "/api/quarantine"):
+        assert "The signature was made with neither key." in console.get(url).text
+    assert "Let in (2)" in console.get("/quarantine/reverify").text
+    assert console.post("/quarantine/reverify", data={"csrf_token": token}).status_code == 503
+    assert len(refused.list()) == 3
+
+
 def test_the_command_previews_the_same(refused, node):
     printed = node.run("reverify", "--dry-run").stdout
     assert "Would be let in: 2" in printed
