@@ -53,6 +53,7 @@ LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 LOCAL_USER = "local"
 """Who asks where no login is required, on this machine alone."""
 AUDIT_TIMEOUT = 2.0
+NOT_RECORDED = "It cannot be recorded, so it is not shown. The ledger cannot be written: see `webhooks check`."
 MAX_NAME = 100
 
 log = structlog.get_logger()
@@ -245,7 +246,7 @@ class AccessControl:
         # Of a driver's page without the driver, whom nothing in the audit log names.
         subject = "/drivers/…" if page.startswith("/drivers/") else page
         if not await self._record(AuditEntry(act, Actor(principal.name, _address(request)), subject)):
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "It cannot be recorded, so it is not shown.")
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, NOT_RECORDED)
 
     async def _record(self, entry: AuditEntry) -> bool:
         now = datetime.now(UTC)

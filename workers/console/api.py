@@ -19,6 +19,7 @@ from starlette.routing import Route
 from ingest.wire.timestamps import utc_now
 from workers.access.roles import principal_of
 from workers.console.detail_pages import UNKNOWN_SESSION
+from workers.console.driver_page import record_view
 from workers.console.list_page import HIDDEN_FIELDS, LISTS, RUNS, USER_FIELDS, without_messages
 from workers.console.overview import Overview
 from workers.console.page_stores import opener_of
@@ -55,7 +56,7 @@ def api_routes() -> list[Route]:
         Route(f"{PREFIX}/stats", _endpoint(lambda stores, request: read_span(stores, request.query_params))),
         Route(
             f"{PREFIX}/drivers/{{user:name}}",
-            _endpoint(lambda stores, request: one_driver(stores, _name(request, "user"))),
+            _endpoint(_read_driver),
         ),
         Route(
             f"{PREFIX}/sessions/{{session:name}}",
@@ -319,6 +320,13 @@ def _limit(text: str | None) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:5]) <= MAX_ROWS and len(text) <= len(str(MAX_ROWS))):
         raise InvalidFilter(f"limit is a number from 1 to {MAX_ROWS}.")
     return int(text)
+
+
+def _read_driver(stores: Stores, request: Request) -> Json:
+    found = one_driver(stores, _name(request, "user"))
+    if not principal_of(request).reveals:  # which is recorded, too
+        record_view(request)
+    return found
 
 
 def _list_reader(query: ListQuery[Any]) -> Callable[[Stores, Request], Json]:

@@ -30,6 +30,7 @@ from workers.console.page_stores import Opener
 from workers.console.page_template import render
 from workers.console.replay_status_page import ProgressLog, progress_live, progress_page
 from workers.console.reverify_page import reverify, reverify_page
+from workers.ledger.database.transaction import LedgerUnavailable
 
 log = structlog.get_logger()
 
@@ -83,6 +84,7 @@ def create_console(
         exception_handlers={
             HTTPException: error_page,
             SQLAlchemyError: _ledger_unavailable,
+            LedgerUnavailable: _ledger_unavailable,
             WebhooksError: _store_unavailable,
         },
     )
@@ -105,7 +107,7 @@ def error_page(request: Request, error: Exception) -> Response:
 
 def _ledger_unavailable(request: Request, error: Exception) -> Response:
     log.warning("console.ledger_unavailable", reason=type(error).__name__)
-    sentence = "The ledger cannot be read. Events are kept meanwhile. See `webhooks check`."
+    sentence = "The ledger cannot be used now. Events are kept meanwhile. See `webhooks check`."
     return error_page(request, HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, sentence))
 
 

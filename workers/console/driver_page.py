@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ingest.wire.timestamps import utc_now
-from workers.access.access_control import actor_of
+from workers.access.access_control import AUDIT_TIMEOUT, NOT_RECORDED, actor_of
 from workers.console.list_page import rows_of, shows_users
 from workers.console.page_stores import opener_of
 from workers.console.page_template import path_to, render
 from workers.ledger import audit_log
 from workers.ledger.audit_log import AuditAct, AuditEntry
-from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
 from workers.lists.driver_record import read_driver
 from workers.lists.search import CDR, DELIVERY, DRIVER, KEY, PUSH, SESSION, SearchHit, search
 
@@ -56,7 +56,7 @@ def driver_page(request: Request) -> Response:
         driver = read_driver(stores.ledger, user_id, SHOWN)
     if not driver.is_known:
         raise HTTPException(HTTPStatus.NOT_FOUND, "The ledger knows no driver with this id. Is it written correctly?")
-    _record_view(request)
+    record_view(request)
     context = {
         "user_id": driver.user_id,
         "sessions": driver.sessions,
@@ -70,7 +70,11 @@ def driver_page(request: Request) -> Response:
     return render(request, "driver.html", context)
 
 
-def _record_view(request: Request) -> None:
+def record_view(request: Request) -> None:
     """Record who opens the page of a driver, whom the audit log does not name; raise if it cannot be recorded."""
     entry, now = AuditEntry(AuditAct.USER_VIEWED, actor_of(request), A_DRIVER), utc_now()
-    run_in_transaction(opener_of(request).engine, lambda conn: audit_log.record(conn, entry, now))
+    engine = opener_of(request).engine
+    try:
+        run_in_transaction(engine, lambda conn: audit_log.record(conn, entry, now), retry_for=AUDIT_TIMEOUT)
+    except LedgerUnavailable:
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, NOT_RECORDED) from None

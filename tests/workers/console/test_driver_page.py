@@ -2,8 +2,11 @@
 
 import html
 import re
+import sqlite3
+import time
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from handlers.kit.channel import Device
 from ingest.inbox.downtime import Downtime
@@ -12,7 +15,8 @@ from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
 from tests.workers.console.past import Past, fill
 from workers.console.page_template import masked
-from workers.ledger import devices, downtimes
+from workers.ledger import audit_log, devices, downtimes
+from workers.ledger.database.transaction import RETRY_FOR
 from workers.ledger.states import Outcome, PushState
 
 SENTENCES = [
@@ -112,6 +116,25 @@ def test_each_look_at_a_driver_is_recorded_without_their_id(any_node, console_of
     any_node.run("driver", "dana@example.com")
     subjects = [(act["act"], act["subject"]) for act in any_node.rows("audit")]
     assert subjects == [("user_viewed", "driver"), ("user_viewed", "/drivers/…")]
+
+
+def test_a_driver_in_the_api_is_recorded_like_their_page(node, console):
+    fill(node, failures=0)
+    console.get("/api/drivers/dana@example.com")
+    assert [(act["act"], act["subject"]) for act in node.rows("audit")] == [("user_viewed", "/drivers/…")]
+
+
+@pytest.mark.parametrize("page", ["/drivers/dana@example.com", "/api/drivers/dana@example.com"])
+def test_a_driver_is_not_shown_for_as_long_as_it_cannot_be_recorded(node, console, monkeypatch, page):
+    def fail(*_arguments):
+        raise OperationalError("", {}, sqlite3.OperationalError("database is locked"), connection_invalidated=True)
+
+    fill(node, failures=0)
+    monkeypatch.setattr(audit_log, "record", fail)
+    began_at = time.monotonic()
+    answer = console.get(page)
+    assert (answer.status_code, "cannot be recorded, so it is not shown" in answer.text) == (503, True)
+    assert time.monotonic() - began_at < RETRY_FOR
 
 
 def test_an_unknown_driver_is_a_404_with_a_sentence(node, console):
