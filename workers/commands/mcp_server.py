@@ -85,6 +85,8 @@ def _answer(
     try:
         with opener.open() as stores:
             found = read(stores)
-    except (InvalidFilter, NameUnknown) as error:
+    except InvalidFilter as error:
+        raise ToolError(f"The filter {error}") from None
+    except NameUnknown as error:
         raise ToolError(str(error)) from None
     return found if reveal else without_persons(found, hidden)

@@ -19,7 +19,16 @@ from ingest.config.sections.dashboard import DashboardRole
 from ingest.events import sanitize_text
 from workers.access.roles import address_of, principal_of
 from workers.ledger.states import WHOLE_DELIVERY
-from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable, printable_body
+from workers.lists.formatting import (
+    Sentence,
+    cell_text,
+    clock_name,
+    clock_time,
+    human_duration,
+    iso,
+    printable,
+    printable_body,
+)
 
 NAVIGATION = (
     ("", "Now"),
@@ -142,8 +151,7 @@ def cell(value: object) -> Markup:  # noqa: PLR0911 - one return for each kind o
 
 def time_tag(at: datetime) -> Markup:
     """Format a time in this machine's zone, which the script changes to the viewer's."""
-    shown = at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return fill('<time datetime="%s">%s</time>', iso(at), shown)
+    return fill('<time datetime="%s">%s</time>', iso(at), clock_time(at, "%Y-%m-%d %H:%M:%S"))
 
 
 def lines(text: str) -> str:

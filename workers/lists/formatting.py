@@ -82,9 +82,14 @@ def sentence_text(sentence: Sentence) -> str:
 
 def local(at: datetime) -> str:
     """Format a time for people: on this machine's clock, with the day unless that is today."""
-    here = at.astimezone()
     today = datetime.now(UTC).astimezone().date()
-    return here.strftime("%H:%M:%S" if here.date() == today else "%Y-%m-%d %H:%M:%S")
+    return clock_time(at, "%H:%M:%S" if at.astimezone().date() == today else "%Y-%m-%d %H:%M:%S")
+
+
+def clock_time(at: datetime, form: str) -> str:
+    """Format a time on this machine's clock, with its zone where that is not `clock_name`: in winter one of summer."""
+    here = at.astimezone()
+    return here.strftime(form) + (f" {here.tzname()}" if here.tzname() != clock_name() else "")
 
 
 def clock_name() -> str:

@@ -107,11 +107,14 @@ def test_a_body_and_a_driver_are_shown_once_they_are_asked_for(client, node):
     assert "token-of" not in json.dumps(driver)
     assert client.get("/api/drivers/DANA@example.com?reveal=true").json()["user_id"] == "dana@example.com"
     assert client.get("/api/drivers/nobody").status_code == 404
-    assert [(row["act"], row["subject"]) for row in node.rows("audit")] == [
-        ("user_viewed", "/drivers/…"),  # with their id
-        ("user_viewed", "/drivers/…"),  # and before that by who knew it
-        ("body_viewed", f"/deliveries/{id_[:10]}"),
-    ]
+    assert (
+        [(row["act"], row["subject"]) for row in node.rows("audit")]
+        == [
+            ("user_viewed", "/drivers/…"),  # with their id
+            ("user_viewed", "/drivers/…"),  # and before that by who knew it
+            ("body_viewed", f"/deliveries/{id_[:10]}"),
+        ]
+    )
 
 
 def test_the_numbers_of_a_span_are_those_of_the_command(client, node):

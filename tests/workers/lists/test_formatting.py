@@ -1,8 +1,18 @@
 from datetime import UTC, datetime, timedelta
+from time import tzset
 
 import pytest
 
-from workers.lists.formatting import human_duration, iso, local, printable, printable_body
+from workers.lists.formatting import clock_name, human_duration, iso, local, printable, printable_body
+
+
+@pytest.fixture
+def in_berlin(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        tzset()
+        yield
+    tzset()
 
 
 @pytest.mark.parametrize(
@@ -50,3 +60,12 @@ def test_a_time_of_today_has_no_date_for_people():
 
     assert local(now) == now.astimezone().strftime("%H:%M:%S")
     assert local(now - timedelta(days=400)).startswith(str((now - timedelta(days=400)).astimezone().date()))
+
+
+def test_a_time_of_summer_names_its_zone_in_winter_and_the_doubled_hour_is_told_apart(in_berlin):
+    times = [datetime(2025, 1, 1, 12, tzinfo=UTC), datetime(2025, 7, 1, 12, tzinfo=UTC)]
+    times += [datetime(2025, 10, 26, hour, 30, tzinfo=UTC) for hour in (0, 1)]
+    whole = [f"2025-{each}" for each in ("01-01 13:00:00 CET", "07-01 14:00:00 CEST")]
+    whole += [f"2025-10-26 02:30:00 {zone}" for zone in ("CEST", "CET")]
+    # The heading above them names the zone of now.
+    assert [local(each) for each in times] == [each.removesuffix(f" {clock_name()}") for each in whole]
