@@ -51,7 +51,7 @@ def test_tools_read_and_mask(asked, node):
     assert json.loads(driver.content[0].text)["sessions"]
     assert json.loads(session.content[0].text)["warnings"][0]["outcome"] == "sent"
     assert unknown.is_error
-    assert "stat is unknown" in unknown.content[0].text
+    assert "The filter stat is unknown" in unknown.content[0].text
     for answer in (listed, stats, driver, found, session):
         assert not answer.is_error
         assert "dana@example.com" not in answer.content[0].text

@@ -85,6 +85,15 @@ def test_what_is_not_remembered_is_a_404_that_says_where_to_look(filled):
     assert (answer.status_code, "among the failures" in answer.text) == (404, True)
 
 
+def test_the_name_of_an_event_turns_no_text_of_the_page_around(node, console, event):
+    error = "KeyError: 'points'"
+    node.settle(event("NEW\u202eEVENT"), ("add_points", Outcome.DEAD), error=error)
+    (key,) = keys_of(console.get("/failures").text)
+    page = console.get(f"/failures/{key}").text
+    assert "NEW\\u202eEVENT" in page
+    assert "\u202e" not in page
+
+
 def test_without_the_token_of_the_form_nothing_runs(filled):
     node, console = filled
     key = keys_of(console.get("/failures").text)[0]
