@@ -159,6 +159,7 @@ def without_messages(found: Any) -> Any:
     return [
         run
         | ({"error": type_of(run["error"])} if run.get("error") else {})
+        | ({"reason": None} if run.get("error") and run.get("reason") else {})  # the message again
         | ({"traceback": frames_of(run["traceback"])} if run.get("traceback") else {})
         for run in found
     ]

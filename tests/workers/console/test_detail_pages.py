@@ -109,7 +109,8 @@ def test_the_message_of_an_error_is_masked_like_the_body_that_it_may_hold(node, 
     delivery_id = node.settle(event("SESSION_STARTED"), ("thanks", Outcome.DEAD), error="ValueError: dana@example.com")
     with node.engine.begin() as conn:
         trace = 'Traceback\n  File "thanks.py", line 1, in thanks\n    raise\nValueError: dana@example.com'
-        conn.execute(update(runs).values(traceback=trace, finished_at=datetime(2026, 5, 4, 12, tzinfo=UTC)))
+        ended = {"traceback": trace, "reason": "dana@example.com"}  # as failed() records it
+        conn.execute(update(runs).values(**ended, finished_at=datetime(2026, 5, 4, 12, tzinfo=UTC)))
     url = f"/deliveries/{delivery_id}"
     for path in (
         url,
