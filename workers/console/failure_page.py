@@ -77,13 +77,18 @@ def failure_page(request: Request) -> Response:
     with stores.open() as opened:
         group = _find(group_dead_runs(opened.ledger, utc_now()), request)
         traceback = traceback_of(opened.ledger, group.ids[0], group.cause.name)
-        plans = _plan(opened.ledger, stores, group, group.ids[:CHUNK])
+        problem, plans = None, list[ReplayPlan]()
+        try:
+            plans = _plan(opened.ledger, stores, group, group.ids[:CHUNK])
+        except SettingsError as error:  # a plugin cannot be loaded; whoever puts it right needs the traceback
+            problem = str(error)
     reveals = principal_of(request).reveals
     sample = sum(bool(each.handlers) for each in plans)
     context = {
         "group": group,
         "traceback": traceback and (traceback if reveals else frames_of(traceback)),
-        "runnable": len(group.ids) if sample == len(plans) else sample,
+        "problem": problem,
+        "runnable": len(group.ids) if plans and sample == len(plans) else sample,
         "unreadable": sum(not each.is_understood for each in plans),
         "unloaded": sum(bool(each.unloaded) for each in plans),
         "plans": plans[:SHOWN],

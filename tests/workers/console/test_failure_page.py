@@ -94,6 +94,23 @@ def test_the_name_of_an_event_turns_no_text_of_the_page_around(node, console, ev
     assert "\u202e" not in page
 
 
+def test_a_plugin_that_cannot_be_loaded_hides_no_traceback(node, console_of, monkeypatch):
+    (node.folder / "half_written.py").write_text("def add_points(")
+    monkeypatch.setenv("HANDLER_MODULES", "handlers,half_written")
+    monkeypatch.syspath_prepend(str(node.folder))
+    fill(node, failures=3)
+    console = console_of(node)
+    key = keys_of(console.get("/failures").text)[0]
+    answer = console.get(f"/failures/{key}")
+    assert answer.status_code == 200
+    assert "They cannot run:" in answer.text
+    assert "half_written.py, line 1, cannot be loaded" in answer.text
+    assert "loyalty.py" in answer.text.partition("<h2>Traceback")[2]
+    assert "<button>Run again" not in answer.text
+    answer = console.post(f"/failures/{key}/run", data={"csrf_token": csrf_token(console)})
+    assert (answer.status_code, "cannot be loaded" in answer.text) == (503, True)
+
+
 def test_without_the_token_of_the_form_nothing_runs(filled):
     node, console = filled
     key = keys_of(console.get("/failures").text)[0]
