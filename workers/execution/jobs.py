@@ -27,7 +27,7 @@ from workers.execution.enqueue import RUNS_PER_JOB
 from workers.execution.handler_durations import is_slow
 from workers.execution.healed_calls import healed_ids, healed_key, moot_after_healing
 from workers.execution.record_merge import fold_records, merge_facts, names_of_done
-from workers.execution.run_result import HandlerCall, RunResult, dead_result, log_failures, waiting
+from workers.execution.run_result import HandlerCall, RunResult, dead_result, forgotten, log_failures, waiting
 from workers.execution.runner import Runner
 from workers.ledger import deliveries, delivery_states, finished_runs, healed_events, recorded_runs, run_schedule, runs
 from workers.ledger.database.transaction import run_in_transaction
@@ -35,7 +35,7 @@ from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.reader import HandlerReader
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
-from workers.ledger.session_erasure import ERASED, blank_erased, mark_erased
+from workers.ledger.session_erasure import ERASED, blank_erased, erased_of, mark_erased
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.observability.delivery_spans import record_batch
 from workers.resources import Resources, open_resources
@@ -122,11 +122,11 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
         without_row = [result for result in records if result.delivery_id in new and result.outcome is Outcome.DONE]
         done |= {(result.delivery_id, result.handler) for result in without_row}
         # What had its outcomes before it was erased gets no other.
-        forgotten = deliveries.settled(ledger, known & erased) if known & erased else set()
+        settled_before = deliveries.settled(ledger, known & erased) if known & erased else set()
         left = [
             result
             for result in first
-            if (result.delivery_id, result.handler) not in done and result.delivery_id not in forgotten
+            if (result.delivery_id, result.handler) not in done and result.delivery_id not in settled_before
         ]
         at_once = [result for result in left if result.delivery_id not in with_calls]
         post_commit = commit_new_runs(ledger, resources, at_once, batch.queue, known - with_calls)
@@ -144,10 +144,13 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     healed = [moot_after_healing(call) for call in to_do if healed_key(call) in done]
     to_do = [call for call in to_do if healed_key(call) not in done]
     results = [*left, *healed, *_runner(resources).run_all(to_do, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
-    post_commit |= run_in_transaction(
-        resources.engine,
-        lambda ledger: commit_new_runs(ledger, resources, results, batch.queue, with_calls),
-    )
+
+    def conclude(ledger: Connection) -> PostCommit:
+        gone = erased_of(ledger, with_calls)  # while their handlers ran
+        ended = [forgotten(each) if each.delivery_id in gone else each for each in results]
+        return commit_new_runs(ledger, resources, ended, batch.queue, with_calls)
+
+    post_commit |= run_in_transaction(resources.engine, conclude)
     hit(Failpoint.CONCLUDED)
     return post_commit
 

@@ -21,6 +21,7 @@ from ingest.queue.queues import BACKGROUND
 from ingest.wire.timestamps import utc_now
 from workers.execution.handler_durations import is_slow
 from workers.ledger.runs import RunRecord
+from workers.ledger.session_erasure import ERASED
 from workers.ledger.states import Outcome
 from workers.resilience.retry import RetryPolicy
 
@@ -90,6 +91,18 @@ def result_of(delivery: Delivery, handler: str, attempt: int, outcome: Outcome, 
 def dead_result(delivery: Delivery, handler: str, attempt: int, reason: str) -> RunResult:
     """Return the result of a run that ends as a dead letter, without a call of its handler."""
     return replace(result_of(delivery, handler, attempt, Outcome.DEAD, reason), error=reason)
+
+
+def forgotten(run: RunResult) -> RunResult:
+    """Return the result of a run whose delivery was erased meanwhile: it has no effects, and no text of its error."""
+    return RunResult(
+        delivery_id=run.delivery_id,
+        handler=run.handler,
+        attempts=run.attempts,
+        outcome=Outcome.MOOT,
+        reason=ERASED,
+        started_at=run.started_at,
+    )
 
 
 def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunResult:

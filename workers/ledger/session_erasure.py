@@ -65,6 +65,12 @@ def _session_of(delivery: Delivery) -> str:
     return (delivery.session_id or "") if delivery.kind == Kind.EVENTS else ""
 
 
+def erased_of(ledger: Connection, ids: Collection[str]) -> set[str]:
+    """Return those of these deliveries that were erased."""
+    is_erased = deliveries.c.body_deletion == BodyDeletion.ERASURE
+    return set(ledger.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids), is_erased)))
+
+
 def mark_erased(ledger: Connection, ids: Collection[str]) -> None:
     """Record why these deliveries, which were just stored, have no body."""
     if ids:

@@ -7,14 +7,16 @@ from functools import partial
 
 import redis
 import structlog
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, delete, select
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.plugin_tables import PluginTable
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest, list_orders, publish_orders
 from ingest.wire.timestamps import utc_now
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.transaction import read_once, run_in_transaction
-from workers.ledger.tables.core_tables import deliveries, sessions
+from workers.ledger.states import BodyDeletion
+from workers.ledger.tables.core_tables import deliveries, pushes, sessions
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
 from workers.privacy.certificate_erasure import find_ordered_targets, is_unknown
 from workers.privacy.erasure import Erasure, erase, erasure_orders, order_of, remember, salt_of
@@ -57,6 +59,9 @@ class LateErasureTask:
             records = read_once(self._engine, lambda ledger: _late_records(ledger, salt, known, since))
             if late or records:
                 self._erase(salt, late, records)
+            delete_pushes = partial(_delete_late_pushes, salt=salt, known=known, since=since)
+            if pushed := run_in_transaction(self._engine, delete_pushes):
+                log.info("erasure.repeated", pushes=pushed)
             orders = read_once(self._engine, lambda ledger: erasure_orders(ledger, salt, now - ORDERS_FOR))
             in_redis = {order.id for order in list_orders(self._connection)}
             for order in orders:
@@ -125,6 +130,20 @@ def _late_records(
         if kind is ErasedKind.USER and received_at < at:
             found.add((delivery_id, position))
     return found
+
+
+def _delete_late_pushes(
+    ledger: Connection, salt: str, known: dict[str, tuple[ErasedKind, datetime]], since: datetime
+) -> int:
+    """Delete the new pushes of what was erased while their handlers ran: of a delivery, or to a driver."""
+    query = select(pushes.c.id, pushes.c.user_id, deliveries.c.body_deletion, deliveries.c.received_at)
+    query = query.join(deliveries, deliveries.c.id == pushes.c.delivery_id)
+    late = list[str]()
+    for id_, user_id, deletion, received_at in ledger.execute(query.where(pushes.c.created_at >= since)):
+        kind, at = known.get(erasure_digest(salt, user_id), (None, since))
+        if deletion is BodyDeletion.ERASURE or (kind is ErasedKind.USER and received_at < at):
+            late.append(id_)
+    return ledger.execute(delete(pushes).where(in_list(pushes.c.id, late))).rowcount if late else 0
 
 
 def _came_before(ledger: Connection, session_id: str, at: datetime) -> bool:

@@ -75,7 +75,8 @@ from workers.ledger.tables.core_tables import sessions as session_table
 from workers.observability import work_metrics
 from workers.observability.redis_metrics import SharedCollector, SharedCounts
 from workers.plugins import Plugins
-from workers.privacy.erasure import remember
+from workers.privacy.erasure import Erasure, erase, remember
+from workers.privacy.erasure_targets import find_targets
 from workers.push.registry import open_channels
 from workers.resilience.guarded_call import HandlerDeadline, HandlerTimedOut
 from workers.resilience.hard_timeout import CLEANUP_GRACE
@@ -1270,6 +1271,35 @@ def _die(commit: Callable[..., PostCommit], ledger: Connection, resources: Resou
     if any(result.handler == "note_start" for result in results):
         raise KeyboardInterrupt
     return commit(ledger, resources, results, *more)
+
+
+def test_what_is_erased_while_its_handlers_run_tells_nobody_and_names_nobody(resources_with: MakeResources) -> None:
+    def erase_it() -> None:
+        targets = find_targets(resources.engine, session_ids={"S1"})
+        erase(resources.engine, Erasure(), targets)
+
+    @on(SessionStarted)
+    def tell(event: SessionStarted, ctx: Context) -> None:
+        ctx.push("driver-7", title="Hello", body="You are here", collapse_key="a", session_id=event.session_id)
+        erase_it()
+
+    @on(SessionComplete)
+    def fail(event: SessionComplete, _ctx: Context) -> None:
+        erase_it()
+        raise ValueError(event.session_id)
+
+    resources = resources_with(tell, fail)
+    for name, handler in (("SESSION_STARTED", "tell"), ("SESSION_COMPLETE", "fail")):
+        arrived = replace(delivery(said(name)), session_id="S1")
+
+        process_batch(resources, replace(batch(), deliveries=(arrived,)))
+
+        with resources.engine.begin() as ledger:
+            (row,) = deliveries.get_many(ledger, [arrived.id], bodies=True)
+            (run,) = [each for each in row.runs if each.handler == handler]
+            assert (row.state, row.body, run.outcome, run.error) == (DeliveryState.SETTLED, b"", Outcome.MOOT, None)
+            assert not list(ledger.scalars(select(push_table.c.id)))
+            assert not list(check_invariants(ledger))
 
 
 def test_poison_of_an_erased_session_has_no_content_and_nobody_is_to_run_it_again(

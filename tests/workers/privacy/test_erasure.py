@@ -27,6 +27,7 @@ from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.authorization_tables import authorizations
 from workers.ledger.tables.core_tables import deliveries as delivery_table
 from workers.ledger.tables.core_tables import devices as device_table
+from workers.ledger.tables.core_tables import pushes as push_table
 from workers.ledger.tables.core_tables import sessions
 from workers.privacy import erasure
 from workers.privacy.erasure import Erasure, erase, order_of, remember, salt_of
@@ -330,6 +331,27 @@ def test_whoever_is_told_of_the_session_of_another_is_erased_without_it(any_node
     assert erase_user(any_node, DRIVER) == {"pushes": 1}
 
     assert bodies(any_node) == [started]
+
+
+def test_a_push_that_was_made_of_what_was_erased_meanwhile_is_erased_too(any_node, event, valkey):
+    erased = any_node.settle(event("SESSION_STARTED", "s-1", userId="driver-1"), DONE, received_at=_now())
+    other = any_node.settle(event("SESSION_STARTED", "s-2", userId="driver-2"), DONE, received_at=_now())
+    for user in ("driver-1", DRIVER):
+        erase_user(any_node, user)
+    back = any_node.settle(
+        event("SESSION_STARTED", "s-3", userId="driver-3"), DONE, received_at=_now() + timedelta(hours=1)
+    )
+    told = [(erased, "someone-1"), (other, DRIVER), (other, "driver-2"), (back, DRIVER)]
+    with any_node.engine.begin() as ledger:
+        made = [Push(user_id=user, title="Fee", body="Soon", collapse_key="fee", session_id=None) for _, user in told]
+        new = [NewPush(id_, "note", "log", push, _now()) for (id_, _), push in zip(told, made, strict=True)]
+        pushes.insert(ledger, new)
+
+    LateErasureTask(any_node.engine, valkey).run()
+
+    with read_only(any_node.engine) as ledger:
+        left = ledger.execute(select(push_table.c.delivery_id, push_table.c.user_id)).all()
+    assert sorted(left) == sorted([(other, "driver-2"), (back, DRIVER)])
 
 
 @pytest.mark.parametrize("done", range(13))
