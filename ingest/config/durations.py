@@ -15,6 +15,8 @@ UNITS = {
     "s": timedelta(seconds=1),
     "ms": timedelta(milliseconds=1),
 }
+LONGEST = timedelta(days=365_000)
+"""A thousand years: so long before or after today there are still dates."""
 
 
 def parse_duration(value: object) -> timedelta:
@@ -25,9 +27,12 @@ def parse_duration(value: object) -> timedelta:
     if found is None:
         raise ValueError("is not a duration such as 2.5, 250ms, 5s, 10m, 1h, 8d or 2w")
     try:
-        return float(found[1]) * UNITS[found[2] or "s"]
+        duration = float(found[1]) * UNITS[found[2] or "s"]
     except OverflowError:
-        raise ValueError("is too long a duration") from None
+        duration = timedelta.max
+    if duration > LONGEST:
+        raise ValueError("is too long a duration")
+    return duration
 
 
 def format_duration(duration: timedelta) -> str:

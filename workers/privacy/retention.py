@@ -12,6 +12,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, d
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.plugin_tables import PluginTable
+from ingest.config.durations import LONGEST
 from ingest.config.settings import Settings
 from ingest.wire.timestamps import utc_now
 from workers.ledger import charging_key_usage
@@ -98,7 +99,7 @@ def due_rules(
         kept_for = max(spans["retain_deliveries"], spans["retain_bodies"], least)
         spans["retain_deliveries"] = kept_for if spans["retain_bodies"] else timedelta()
     of_plugins = [
-        (_rule_of_plugin(each.table, each.at), now - each.keep_for)
+        (_rule_of_plugin(each.table, each.at), now - min(each.keep_for, LONGEST))
         for each in plugin_tables
         if each.at is not None and each.keep_for
     ]
