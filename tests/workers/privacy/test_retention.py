@@ -14,6 +14,7 @@ from workers.ledger import audit_log, authorizations, charging_key_usage, delive
 from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.database.migrate import migrate
 from workers.ledger.invariants import check_invariants
 from workers.ledger.pushes import NewPush
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
@@ -296,4 +297,14 @@ def test_a_log_that_a_reader_holds_is_not_said_to_be_rewritten(node, noon):
         with pytest.raises(VacuumFailed, match="a reader holds its log"):
             vacuum_ledger(engine)
     vacuum_ledger(engine)
+    engine.dispose()
+
+
+def test_tables_that_its_role_does_not_own_are_not_said_to_be_rewritten(postgres_url):
+    migrate(postgres_url)
+    engine = create_ledger_engine(f"{postgres_url}&options=-c%20role%3Dpg_monitor")
+
+    with pytest.raises(VacuumFailed, match=r"left \d+ tables as they are: permission denied"):
+        vacuum_ledger(engine)
+
     engine.dispose()
