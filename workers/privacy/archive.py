@@ -91,6 +91,8 @@ def verify_archive(path: Path) -> Mapping[str, Any]:
         count += 1
     if end is None or (end.get("count"), end.get("sha256")) != (count, digest.hexdigest()):
         raise ArchiveUnreadable("The archive is incomplete, or was changed.")
+    if end["archive"] != VERSION:
+        raise ArchiveUnreadable("A newer version wrote this archive: install that.")
     return end
 
 

@@ -3,6 +3,7 @@ import gzip
 import os
 
 from workers.ledger.states import Outcome
+from workers.privacy import archive
 from workers.privacy.archive import ArchiveUnreadable, verify_archive
 
 DONE = ("session_record", Outcome.DONE)
@@ -180,3 +181,14 @@ def test_an_archive_of_which_any_byte_was_changed_is_refused_or_as_it_was(node, 
         except ArchiveUnreadable:
             continue
         assert gzip.decompress(file.read_bytes()) == lines
+
+
+def test_an_archive_of_a_newer_version_is_refused_in_a_sentence(node, event, monkeypatch):
+    node.settle(event("SESSION_STARTED"), DONE)
+    monkeypatch.setattr(archive, "VERSION", archive.VERSION + 1)
+    fields = archive._fields
+    monkeypatch.setattr(archive, "_fields", lambda delivery: {**fields(delivery), "of_tomorrow": 1})
+    file = archived(node)
+    monkeypatch.undo()
+
+    assert "newer version wrote this archive" in node.run("replay", "--from", str(file), code=1).stderr
