@@ -1,13 +1,16 @@
 """Run a transaction on the ledger, or read, retried while the database is unavailable; or read once."""
 
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
 import stamina
+import structlog
 from sqlalchemy import Connection, Engine, exc
+from stamina.instrumentation import RetryDetails, get_on_retry_hooks, set_on_retry_hooks
 
 from ingest.errors import WebhooksError
 from workers.ledger.database.engine import read_only
@@ -43,6 +46,8 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 RETRY_FOR = 30.0
 """Seconds for which a job waits for the database before it hands its work back."""
+
+LOG_RETRY = get_on_retry_hooks()
 
 
 class LedgerUnavailable(WebhooksError):
@@ -107,9 +112,22 @@ def _retry(
     raise AssertionError("stamina returns or raises")
 
 
+def _report_retry(details: RetryDetails) -> None:
+    """Log a retry; in a command that keeps no log, say on stderr at the first one why it takes long."""
+    if structlog.is_configured():
+        for log_retry in LOG_RETRY:
+            log_retry(details)
+    elif details.retry_num == 1:
+        cause = type(details.caused_by).__name__
+        print(f"No answer ({cause}): it is tried again for a while.", file=sys.stderr)  # noqa: T201
+
+
 def _unavailable(failure: exc.SQLAlchemyError) -> LedgerUnavailable:
     # Without the driver's text, which may quote values of the statement.
     cause = failure.orig if isinstance(failure, exc.DBAPIError) else failure
     if is_transient(failure):
         return LedgerUnavailable(f"the database cannot be used: {type(cause).__name__}")
     return LedgerNotMigrated(f"the database cannot run the statement: {type(cause).__name__}")
+
+
+set_on_retry_hooks([_report_retry])

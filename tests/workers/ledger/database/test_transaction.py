@@ -4,6 +4,7 @@ import sqlite3
 
 import psycopg
 import pytest
+import structlog
 from psycopg import errors
 from sqlalchemy import Column, Integer, MetaData, Table, event, insert, select, text
 from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's, of its pool
@@ -83,3 +84,15 @@ def test_a_transaction_is_retried_until_it_commits(ledger):
     finally:
         event.remove(ledger.engine, "commit", fail_at_first)
         kept.drop(ledger.engine)
+
+
+def test_a_command_that_keeps_no_log_says_once_that_it_tries_again(capfd):
+    structlog.reset_defaults()
+    engine = create_ledger_engine("postgresql+psycopg://somebody:a-secret-word@127.0.0.1:1/x")
+
+    with pytest.raises(LedgerUnavailable):
+        run_in_transaction(engine, lambda _ledger: None, retry_for=0.3)
+
+    out, err = capfd.readouterr()
+    assert not out
+    assert err.splitlines() == ["No answer (OperationalError): it is tried again for a while."]
