@@ -109,14 +109,17 @@ def list_orders(connection: redis.Redis) -> list[ErasureOrder]:
 
 
 def publish_orders(connection: redis.Redis, orders: Collection[ErasureOrder]) -> None:
-    """Publish these orders, and no others. Raise RedisError."""
-    known = {text_of(name) for name in connection.hkeys(ORDERS_KEY)}
-    obsolete = sorted(known - {order.id for order in orders})
+    """Publish these orders, and no others; delete the reports on others. Raise RedisError."""
+    ids = {order.id for order in orders}
+    obsolete = sorted({text_of(name) for name in connection.hkeys(ORDERS_KEY)} - ids)
+    old_reports = [name for name in connection.hkeys(REPORTS_KEY) if text_of(name).partition(":")[0] not in ids]
     with connection.pipeline(transaction=True) as pipe:
         if orders:
             pipe.hset(ORDERS_KEY, mapping={order.id: json.dumps(order.to_fields()) for order in orders})
         if obsolete:
             pipe.hdel(ORDERS_KEY, *obsolete)
+        if old_reports:
+            pipe.hdel(REPORTS_KEY, *old_reports)
         pipe.execute()
 
 

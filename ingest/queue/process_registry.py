@@ -57,16 +57,19 @@ class NodeReport:
     """How many deliveries are only in its inbox; None if another version has reported."""
     oldest_waiting: float | None = None
     """The age in seconds of the oldest of them; None if there is none."""
+    oldest_erasure: float | None = None
+    """The age in seconds of the oldest order to erase that is not carried out in it; None if there is none."""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
         """Return what `asdict` has made of one. Raise KeyError or TypeError if another version wrote something else."""
-        waiting, oldest_waiting = fields.get("waiting"), fields.get("oldest_waiting")
+        waiting, oldest_waiting, oldest_erasure = map(fields.get, ("waiting", "oldest_waiting", "oldest_erasure"))
         return cls(
             dict(fields["quarantined"]),
             dict(fields["oldest"]),
             None if waiting is None else int(waiting),
             None if oldest_waiting is None else float(oldest_waiting),
+            None if oldest_erasure is None else float(oldest_erasure),
         )
 
 

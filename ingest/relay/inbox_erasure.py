@@ -8,7 +8,7 @@ deleted in its free space.
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import redis
@@ -60,6 +60,8 @@ class InboxErasure:
         self._done: frozenset[str] | None = None
         # By order: the last delivery, of those that need not be searched again.
         self._searched: dict[str, int] = {}
+        self.open_since: float | None = None
+        """When the oldest of the orders was given that are not carried out; None if all are."""
 
     def poll(self) -> None:
         """Carry out new orders if it is time to look for some."""
@@ -68,17 +70,23 @@ class InboxErasure:
         self._polled_at = time.monotonic()
         orders = list_orders(self._connection)
         if not orders or (self._done is not None and self._done >= {order.id for order in orders}):
+            self.open_since = None
             return
         file = open_for_background_writes(self._path)
         try:
             self._done = _read_done(file)
             until = time.monotonic() + SEARCH_TIME
-            new = [order for order in orders if order.id not in self._done]
+            new = self._open(orders)
+            self.open_since = min((order.at for order in new), default=None)
             settled = [order for order in new if self._is_settled(file, order, until)]
             if settled:
-                self._carry_out(file, settled)
+                self._carry_out(file, settled, {order.id for order in orders})
+                self.open_since = min((order.at for order in self._open(new)), default=None)
         finally:
             file.close()
+
+    def _open(self, orders: Sequence[ErasureOrder]) -> list[ErasureOrder]:
+        return [order for order in orders if order.id not in (self._done or ())]
 
     def _is_settled(self, file: sqlite3.Connection, order: ErasureOrder, until: float) -> bool:
         """Return whether no delivery names what is to be erased; False if the time is over. The next poll goes on."""
@@ -88,12 +96,13 @@ class InboxErasure:
             self._searched[order.id] = seq
         return True
 
-    def _carry_out(self, file: sqlite3.Connection, orders: Sequence[ErasureOrder]) -> None:
+    def _carry_out(self, file: sqlite3.Connection, orders: Sequence[ErasureOrder], known: Collection[str]) -> None:
+        """Carry out orders, and remember it for as long as Redis knows them."""
         counts = [self._delete_quarantined(file, order) for order in orders]
         is_rewritten = self._try_rewrite(file)  # once for all of them, as requests wait for it
         for order, count in zip(orders, counts, strict=True):
             report_erasure(self._connection, order.id, self._inbox_id, ErasureReport(count, is_rewritten))
-            self._done = (self._done or frozenset()) | {order.id}
+            self._done = (self._done or frozenset()).intersection(known) | {order.id}
             execute_with_retry(file, SET_DONE, (json.dumps(sorted(self._done)),))
             log.info("erasure.done", erasure=order.id, quarantined=count, rewritten=is_rewritten)
 

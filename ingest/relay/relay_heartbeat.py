@@ -22,8 +22,11 @@ class RelayHeartbeat:
         self._monitor = ProcessMonitor()
         self._record = replace(ProcessRecord.of_this_process(ProcessType.SERVE), id=outbox.inbox_id)
 
-    def beat(self) -> None:
-        """Report this node if it is time, and log which workers and clocks are gone."""
+    def beat(self, *, erasure_since: float | None = None) -> None:
+        """Report this node if it is time, and log which workers and clocks are gone.
+
+        `erasure_since` is when the oldest order to erase was given that is not carried out.
+        """
         if not self._registry.is_due:
             return
         now = time.time()
@@ -34,6 +37,7 @@ class RelayHeartbeat:
             oldest,
             self._outbox.waiting_count(),
             None if waiting_since is None else max(0.0, now - waiting_since.timestamp()),
+            None if erasure_since is None else max(0.0, now - erasure_since),
         )
         self._monitor.log_changes(self._monitor.update(self._registry.beat(replace(self._record, node=report))))
 

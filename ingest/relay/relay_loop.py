@@ -131,7 +131,7 @@ class RelayLoop:
                 self._publisher.redeliver(each, died=state is JobState.CRASHED)
         self.backlog = self._outbox.waiting_count()
         self._downtimes.publish(self._outbox.downtimes())
-        self._heartbeat.beat()
+        self._heartbeat.beat(erasure_since=self._erasure.open_since)
         self._erasure.poll()
         if self._swept_at > self._prune_at:
             self._prune_dedup_window()

@@ -57,7 +57,7 @@ class AlertKind(StrEnum):
     """A well-signed request came to a path that nothing answers."""
 
     STALLED = "stalled"
-    """Deliveries or runs wait for longer than a minute, urgent ones for longer than ten seconds."""
+    """Deliveries or runs wait for longer than a minute, urgent ones for ten seconds, an erasure for an hour."""
 
     REDIS_FULL = "redis_full"
     """Redis has used most of its `maxmemory`: without any left no job can be taken."""

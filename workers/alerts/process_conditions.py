@@ -24,6 +24,8 @@ ROLLOUT_S = 60.0
 STALLED_AFTER = {"urgent": timedelta(seconds=10)}
 STALLED_BY_DEFAULT = timedelta(minutes=1)
 REDIS_GONE_AFTER = timedelta(seconds=30)
+ERASURE_LATE_AFTER = timedelta(hours=1)
+"""How long after it was given an order to erase is carried out in an inbox whose deliveries get to the ledger."""
 
 
 class ProcessObserver:
@@ -166,6 +168,9 @@ class ProcessObserver:
                         f"{escape_name(queue)}: a delivery on {escape_name(each.host)} has waited for {rounded(span)}"
                     )
                     found.append(_stalled(f"inbox {each.id} {queue}", where))
+            erasure = timedelta(seconds=each.node.oldest_erasure or 0.0) if each.node and each.is_alive else timedelta()
+            if erasure > ERASURE_LATE_AFTER:
+                found.append(_erasure_late(each, erasure))
         if self._unavailable_since is not None:
             span = timedelta(seconds=self._clock() - self._unavailable_since)
             if span >= REDIS_GONE_AFTER:
@@ -174,6 +179,15 @@ class ProcessObserver:
                     Condition(Alert(AlertKind.STALLED, "redis", f"{sentence} Start it, or correct REDIS_URL."))
                 )
         return found
+
+
+def _erasure_late(node: ProcessRecord, age: timedelta) -> Condition:
+    sentence = (
+        f"What was erased {age // timedelta(hours=1)} h ago may still be in the inbox of {escape_name(node.host)}: a"
+        " delivery that names it is not in the ledger yet, or the file cannot be written. `webhooks check --deep` there"
+        " says what waits, and the log of `serve` what fails. The order is forgotten after 30 days."
+    )
+    return Condition(Alert(AlertKind.STALLED, f"erasure {node.id}", sentence))
 
 
 def _stalled(subject: str, what: str) -> Condition:

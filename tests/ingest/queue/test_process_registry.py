@@ -19,7 +19,7 @@ def record(process: ProcessType = ProcessType.WORK, **parts: object) -> ProcessR
 
 
 def test_a_process_that_reports_itself_is_alive_with_all_that_it_reported(valkey: redis.Redis) -> None:
-    node = NodeReport({"There is no signature.": 3}, {"urgent": 0.5}, 7, 0.25)
+    node = NodeReport({"There is no signature.": 3}, {"urgent": 0.5}, 7, 0.25, 1.5)
     reported = record(queues=("urgent",), outdated=("a.py",), node=node)
     registry = ProcessRegistry(valkey)
     assert registry.is_due
@@ -38,7 +38,7 @@ def test_what_an_older_version_does_not_report_of_its_inbox_is_unknown(valkey: N
     registry.beat(record(ProcessType.SERVE, node=NodeReport({}, {"urgent": 0.5})))
     ((name, text),) = valkey.hgetall(KEY).items()
     fields = json.loads(text)
-    del fields["node"]["waiting"], fields["node"]["oldest_waiting"]
+    del fields["node"]["waiting"], fields["node"]["oldest_waiting"], fields["node"]["oldest_erasure"]
     valkey.hset(KEY, name, json.dumps(fields))
     (found,) = registry.processes()
     assert found.node == NodeReport({}, {"urgent": 0.5}, None, None)

@@ -93,7 +93,7 @@ def test_only_what_is_in_use_bounds_the_file_that_is_rewritten(path, valkey, era
     assert erasure_reports(valkey, "e1") == {"here": ErasureReport(is_rewritten=settled)}
 
 
-def test_an_order_waits_for_what_is_on_its_way(path, valkey, erasure):
+def test_an_order_waits_for_what_is_on_its_way(path, valkey, erasure, monkeypatch):
     with closing(sqlite3.connect(path)) as file:
         file.execute(INSERT, (NAME.encode(),))
         file.commit()
@@ -101,6 +101,27 @@ def test_an_order_waits_for_what_is_on_its_way(path, valkey, erasure):
     erasure.poll()
 
     assert erasure_reports(valkey, "e1") == {}
+    assert erasure.open_since == 0.0
+
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("DELETE FROM deliveries")
+        file.commit()
+    monkeypatch.setattr(inbox_erasure, "POLL_EVERY", 0.0)
+    erasure.poll()
+    assert erasure.open_since is None
+
+
+def test_what_was_carried_out_is_remembered_for_as_long_as_its_order_is_there(path, valkey, erasure, monkeypatch):
+    monkeypatch.setattr(inbox_erasure, "POLL_EVERY", 0.0)
+    erasure.poll()
+    publish_orders(valkey, [ErasureOrder("e2", 1.0, "salt", frozenset({erasure_digest("salt", "another")}))])
+
+    erasure.poll()
+
+    assert erasure_reports(valkey, "e1") == {}
+    assert list(erasure_reports(valkey, "e2")) == ["here"]
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT value FROM meta WHERE name = 'erasures'").fetchone() == ('["e2"]',)
 
 
 def test_a_long_inbox_is_searched_in_several_polls_and_no_delivery_twice(path, valkey, erasure, monkeypatch):

@@ -272,6 +272,16 @@ def test_a_delivery_that_waits_in_an_inbox_for_too_long_is_an_alert(
     assert Watch(watched, all_run).kinds() == ["stalled"] * alerts
 
 
+@pytest.mark.parametrize(("age", "alerts"), [(None, 0), (3599.0, 0), (3601.0, 1)])
+def test_an_erasure_that_an_inbox_does_not_carry_out_is_an_alert(
+    watched: WatchedLedger, all_run: redis.Redis, age: float | None, alerts: int
+) -> None:
+    beat(all_run, ProcessType.SERVE, node=NodeReport(oldest_erasure=age))
+    found = Watch(watched, all_run).after(SECOND)
+    assert [each.kind for each in found] == [AlertKind.STALLED] * alerts
+    assert all("erased 1 h ago may still be in the inbox" in each.sentence for each in found)
+
+
 def test_a_worker_with_older_plugins_than_there_are_is_an_alert(watched: WatchedLedger, all_run: redis.Redis) -> None:
     beat(all_run, ProcessType.WORK, outdated=("fee_warning.py",))
     (alert,) = Watch(watched, all_run).after(SECOND)
