@@ -4,11 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import structlog
-from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, delete, func, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, delete, func, not_, or_, select, update
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.plugin_tables import PluginTable
@@ -103,7 +103,9 @@ def due_rules(
         for each in plugin_tables
         if each.at is not None and each.keep_for
     ]
-    return [(rule, now - spans[rule.setting]) for rule in RULES if spans[rule.setting]] + of_plugins
+    of_sessions = _sessions_rule(now - settings.reconcile_for)
+    rules = [of_sessions if rule.kind == of_sessions.kind else rule for rule in RULES]
+    return [(rule, now - spans[rule.setting]) for rule in rules if spans[rule.setting]] + of_plugins
 
 
 def _rule_of_plugin(table: Table, at: Column[datetime]) -> RetentionRule:
@@ -232,17 +234,6 @@ def _delete_deliveries(ledger: Connection, keys: Sequence[str], _before: datetim
     return len(ids)
 
 
-def _delete_sessions(ledger: Connection, found: Sequence[str], before: datetime, _now: datetime) -> int:
-    # One that has had news since it was found stays.
-    is_old = (in_list(sessions.c.session_id, found), sessions.c.updated_at < before, IS_POLLED_NO_MORE)
-    old = select(sessions.c.session_id).where(*is_old)
-    keys = list(ledger.scalars(old.order_by(sessions.c.session_id).with_for_update()))
-    is_over = and_(in_list(session_polls.c.session_id, keys), session_polls.c.next_at.is_(None))
-    ledger.execute(delete(session_polls).where(is_over))
-    ledger.execute(delete(session_keys).where(in_list(session_keys.c.session_id, keys)))
-    return ledger.execute(delete(sessions).where(in_list(sessions.c.session_id, keys))).rowcount
-
-
 def _delete_charging_keys(ledger: Connection, found: Sequence[str], before: datetime, _now: datetime) -> int:
     # One that was asked for since it was found stays, with the counts of its decisions.
     keys = charging_key_usage.lock(
@@ -252,6 +243,27 @@ def _delete_charging_keys(ledger: Connection, found: Sequence[str], before: date
     return len(keys)
 
 
+def _sessions_rule(polled_since: datetime) -> RetentionRule:
+    """Return the rule of sessions, of which those stay that are polled at the Drive API: their records say whose it is.
+
+    Polls that were scheduled before then are over, whatever their rows say: without DRIVE_API_KEY nobody ends them.
+    """
+    is_open = and_(session_polls.c.next_at.is_not(None), session_polls.c.enrolled_at > polled_since)
+    is_polled_no_more = sessions.c.session_id.not_in(select(session_polls.c.session_id).where(is_open))
+
+    def delete_sessions(ledger: Connection, found: Sequence[str], before: datetime, _now: datetime) -> int:
+        # One that has had news since it was found stays.
+        is_old = (in_list(sessions.c.session_id, found), sessions.c.updated_at < before, is_polled_no_more)
+        old = select(sessions.c.session_id).where(*is_old)
+        keys = list(ledger.scalars(old.order_by(sessions.c.session_id).with_for_update()))
+        ledger.execute(delete(session_polls).where(in_list(session_polls.c.session_id, keys), not_(is_open)))
+        ledger.execute(delete(session_keys).where(in_list(session_keys.c.session_id, keys)))
+        return ledger.execute(delete(sessions).where(in_list(sessions.c.session_id, keys))).rowcount
+
+    at, key = sessions.c.updated_at, sessions.c.session_id
+    return RetentionRule("sessions", "retain_sessions", at, key, (is_polled_no_more,), delete_sessions)
+
+
 IS_SETTLED = deliveries.c.settled_at.is_not(None)
 # A dead letter keeps its body until a person has run it again, or RETAIN_DELIVERIES deletes it as a whole.
 HAS_OLD_BODY = (IS_SETTLED, deliveries.c.body_deleted_at.is_(None), deliveries.c.state != DeliveryState.DEAD)
@@ -259,10 +271,6 @@ HAS_OLD_BODY = (IS_SETTLED, deliveries.c.body_deleted_at.is_(None), deliveries.c
 IS_OVER = (
     IS_SETTLED,
     deliveries.c.id.not_in(select(pushes.c.delivery_id).where(pushes.c.due_at.is_not(None))),
-)
-# An open session is polled at the Drive API for a while: its record says whose it is.
-IS_POLLED_NO_MORE = sessions.c.session_id.not_in(
-    select(session_polls.c.session_id).where(session_polls.c.next_at.is_not(None))
 )
 HAS_ENDED = pushes.c.state != PushState.WAITING
 IS_RESOLVED = alerts.c.resolved_at.is_not(None)
@@ -280,14 +288,7 @@ RULES = (
     RetentionRule(
         "deliveries", "retain_deliveries", deliveries.c.received_at, deliveries.c.id, IS_OVER, _delete_deliveries
     ),
-    RetentionRule(
-        "sessions",
-        "retain_sessions",
-        sessions.c.updated_at,
-        sessions.c.session_id,
-        (IS_POLLED_NO_MORE,),
-        _delete_sessions,
-    ),
+    _sessions_rule(datetime.min.replace(tzinfo=UTC)),
     RetentionRule(
         "authorizations",
         "retain_authorizations",

@@ -17,6 +17,7 @@ from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
 from workers.ledger.invariants import check_invariants
 from workers.ledger.pushes import NewPush
+from workers.ledger.session_polls import schedule_now
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.core_tables import deliveries as deliveries_table
@@ -252,6 +253,19 @@ def test_a_session_that_is_still_polled_stays_and_goes_when_that_is_over(any_nod
     with any_node.engine.begin() as ledger:
         ledger.execute(session_polls.update().values(outcome="given_up", next_at=None))
     delete(any_node, later, retain_sessions=DAY)
+    assert count(any_node, sessions) == count(any_node, session_polls) == 0
+
+
+def test_a_session_goes_though_nobody_ends_its_polls_as_without_a_key_of_the_drive_api(any_node, event, settings):
+    any_node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    enrolled = datetime.now(UTC)
+    with any_node.engine.begin() as ledger:
+        assert schedule_now(ledger, enrolled - DAY, enrolled, enrolled) == 1
+
+    delete(any_node, enrolled + settings.reconcile_for - DAY, retain_sessions=DAY)
+    assert count(any_node, sessions) == 1
+
+    delete(any_node, enrolled + settings.reconcile_for + DAY, retain_sessions=DAY)
     assert count(any_node, sessions) == count(any_node, session_polls) == 0
 
 
