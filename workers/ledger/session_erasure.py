@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
@@ -58,6 +58,23 @@ def of_erased_sessions(ledger: Connection, arrived: Iterable[Delivery]) -> set[s
     digests = {erasure_digest(salt, each): each for each in ids if each}
     found = ledger.scalars(select(erasures.c.digest).where(in_list(erasures.c.digest, digests), is_session))
     return set[str]().union(*(ids[digests[each]] for each in found))
+
+
+def erased_of_driver(ledger: Connection, user_id: str, began_at: Mapping[str, datetime | None]) -> set[str]:
+    """Return those of a driver's sessions that were erased, and those that began before their driver was."""
+    if not ledger.scalar(select(exists().where(erasures.c.digest.is_not(None)))):
+        return set()
+    salt = ledger_id(ledger.engine)
+    digests = {erasure_digest(salt, each): each for each in began_at}
+    driver = erasure_digest(salt, user_id)
+    found = select(erasures.c.digest, erasures.c.kind, erasures.c.at)
+    erased: set[str] = set()
+    for digest, kind, at in ledger.execute(found.where(in_list(erasures.c.digest, [*digests, driver]))):
+        if kind is ErasedKind.SESSION and digest in digests:
+            erased.add(digests[digest])
+        elif kind is ErasedKind.USER and digest == driver:
+            erased |= {each for each, began in began_at.items() if began is None or began < at}
+    return erased
 
 
 def _session_of(delivery: Delivery) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 
 import redis
 import structlog
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, delete, func, select
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.plugin_tables import PluginTable
@@ -147,5 +147,7 @@ def _delete_late_pushes(
 
 
 def _came_before(ledger: Connection, session_id: str, at: datetime) -> bool:
-    first = select(deliveries.c.id).where(deliveries.c.session_id == session_id, deliveries.c.received_at < at)
-    return ledger.scalar(first.limit(1)) is not None
+    first = ledger.scalar(select(func.min(deliveries.c.received_at)).where(deliveries.c.session_id == session_id))
+    if first is None:  # the Drive API has told of it
+        first = ledger.scalar(select(sessions.c.started_at).where(sessions.c.session_id == session_id))
+    return first is not None and first < at

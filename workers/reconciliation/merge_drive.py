@@ -19,6 +19,7 @@ from workers.drive.models import DriveSession
 from workers.drive.session_facts import COMPLETE, STARTED, is_storable, status_of, to_session
 from workers.ledger import charging_keys, finished_runs, healed_events, run_schedule, session_polls, sessions
 from workers.ledger.healed_events import HealedEvent
+from workers.ledger.session_erasure import erased_of_driver
 from workers.ledger.session_polls import PollSchedule, PollState
 from workers.ledger.tables.reconciliation_tables import PollOutcome
 from workers.plugins import Plugins
@@ -53,6 +54,8 @@ def merge_drive_sessions(  # noqa: PLR0913, PLR0917 - a merge and what follows f
     another kind of id, and would count as a second driver.
     """
     latest = {drive.session_id: drive.model_copy(update={"user_id": user_id}) for drive in found if is_storable(drive)}
+    for erased in erased_of_driver(ledger, user_id, {key: drive.started_at for key, drive in latest.items()}):
+        del latest[erased]  # it was erased while the Drive API was asked, or is told of with the driver's others
     before = session_polls.states(ledger, latest)
     first_seen = {key: status_seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()

@@ -11,16 +11,19 @@ from sqlalchemy import select
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.channel import Device
 from handlers.kit.context import Push
+from handlers.kit.session import DRIVE, DriverAssignment, Session, StatusTimes
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
 from ingest.wire.envelope import Kind
 from tests.workers.commands.conftest import delivery_of
 from workers.ledger import authorizations as ledger_authorizations
 from workers.ledger import charging_key_usage, deliveries, devices, pushes
+from workers.ledger import sessions as ledger_sessions
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.database.engine import read_only
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.invariants import check_invariants
 from workers.ledger.pushes import NewPush
+from workers.ledger.session_erasure import erased_of_driver
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.ledger.tables.alert_tables import alerts
@@ -352,6 +355,34 @@ def test_a_push_that_was_made_of_what_was_erased_meanwhile_is_erased_too(any_nod
     with read_only(any_node.engine) as ledger:
         left = ledger.execute(select(push_table.c.delivery_id, push_table.c.user_id)).all()
     assert sorted(left) == sorted([(other, "driver-2"), (back, DRIVER)])
+
+
+def test_of_an_erased_driver_the_drive_api_brings_what_began_afterwards_alone(any_node, event):
+    live(any_node, event)
+    erase_user(any_node, DRIVER)
+    before, after = _now() - timedelta(hours=1), _now() + timedelta(hours=1)
+
+    with any_node.engine.begin() as ledger:
+        told = {"s-1": after, "s-8": before, "s-9": None, "s-10": after}
+        assert erased_of_driver(ledger, DRIVER.upper(), told) == {"s-1", "s-8", "s-9"}
+        assert erased_of_driver(ledger, "driver-2", {"s-2": before}) == set()
+
+
+def test_what_the_drive_api_told_of_a_driver_during_the_erasure_is_erased_too(any_node, valkey):
+    erase_user(any_node, DRIVER)
+    with any_node.engine.begin() as ledger:
+        for name, began in (("s-8", _now() - timedelta(hours=1)), ("s-9", _now() + timedelta(hours=1))):
+            told = Session(
+                name,
+                statuses={"STARTED": StatusTimes(began, began, frozenset({DRIVE}))},
+                users={DRIVER: DriverAssignment(began, DRIVE)},
+            )
+            ledger_sessions.merge(ledger, {name: lambda _session, told=told: told})
+
+    LateErasureTask(any_node.engine, valkey).run()
+
+    with read_only(any_node.engine) as ledger:
+        assert list(ledger.scalars(select(sessions.c.session_id))) == ["s-9"]
 
 
 @pytest.mark.parametrize("done", range(13))

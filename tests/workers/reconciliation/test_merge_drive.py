@@ -7,8 +7,11 @@ from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.own_time import now
 from tests.workers.reconciliation.clocks import Clock, SimulatedDrive, events_of
-from workers.ledger import charging_keys, sessions
+from workers.ledger import charging_keys, session_polls, sessions
+from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.tables.reconciliation_tables import PollOutcome
+from workers.privacy.erasure import Erasure, erase, order_of, remember, salt_of
+from workers.privacy.erasure_targets import find_targets
 
 
 def test_with_a_third_of_the_events_dropped_every_record_ends_as_the_session_really_was(
@@ -59,3 +62,24 @@ def test_the_charging_key_of_an_open_session_is_recorded(clock: Clock, simulator
     with clock.resources.engine.begin() as ledger:
         ((session_id, key),) = charging_keys.keys_of_sessions(ledger, ["S1"])
     assert (session_id, bool(key)) == ("S1", True)
+
+
+def test_what_is_erased_while_the_drive_api_is_asked_stays_erased(clock: Clock, simulator: SimulatedDrive):
+    clock.receive(events_of("S1", "user-1", begins_at=now())[:1])
+    clock.let_pass(timedelta(minutes=31))
+    simulator.state.apply([SessionState("S1", "user-1", "STARTED", now())])
+    document_of, engine = simulator.state.document_of, clock.resources.engine
+
+    def erase_and_respond(truth: SessionState) -> dict[str, object]:
+        targets, erasure = find_targets(engine, session_ids={"S1"}), Erasure()
+        order = order_of(erasure, salt_of(engine), targets)
+        run_in_transaction(engine, lambda ledger: remember(ledger, order))
+        assert erase(engine, erasure, targets)["sessions"] == 1
+        return document_of(truth)
+
+    simulator.state.document_of = erase_and_respond
+    clock.polling.run()
+    with engine.begin() as ledger:
+        assert sessions.get(ledger, "S1") is None
+        assert not session_polls.states(ledger, ["S1"])
+        assert not charging_keys.keys_of_sessions(ledger, ["S1"])
