@@ -127,7 +127,8 @@ def restore(ledger: Connection, archived: list[Delivery]) -> list[str]:
     for each in kept:
         if found.get(each.id) is BodyDeletion.RETENTION:
             there = {"body": each.body, "headers": dict(each.headers), "body_deleted_at": None, "body_deletion": None}
-            ledger.execute(update(deliveries).where(deliveries.c.id == each.id).values(there))
+            is_still = deliveries.c.body_deletion == BodyDeletion.RETENTION  # it may be erased at this moment
+            ledger.execute(update(deliveries).where(deliveries.c.id == each.id, is_still).values(there))
     new = [each for each in kept if each.id not in found]
     # A replay reads them again, as it does with what could not be read.
     ledger_deliveries.store(ledger, new, {each.id: (DeliveryState.UNREADABLE, "from an archive") for each in new})

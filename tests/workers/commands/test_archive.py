@@ -2,7 +2,10 @@ import errno
 import gzip
 import os
 
-from workers.ledger.states import Outcome
+from sqlalchemy import update
+
+from workers.ledger.states import BodyDeletion, Outcome
+from workers.ledger.tables.core_tables import deliveries
 from workers.privacy import archive
 from workers.privacy.archive import ArchiveUnreadable, verify_archive
 
@@ -192,3 +195,18 @@ def test_an_archive_of_a_newer_version_is_refused_in_a_sentence(node, event, mon
     monkeypatch.undo()
 
     assert "newer version wrote this archive" in node.run("replay", "--from", str(file), code=1).stderr
+
+
+def test_what_is_erased_while_an_archive_is_restored_stays_erased(any_node, event, monkeypatch):
+    id_ = any_node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    file = archived(any_node)
+    any_node.run("retain")
+
+    def erase_meanwhile(ledger, _archived):
+        ledger.execute(update(deliveries).values(body_deletion=BodyDeletion.ERASURE))
+        return set()
+
+    monkeypatch.setattr(archive, "of_erased_sessions", erase_meanwhile)
+    any_node.run("replay", "--from", str(file))
+
+    assert any_node.rows("show", id_)[0]["body"] == ""
