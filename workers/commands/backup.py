@@ -126,6 +126,20 @@ def _backup_steps(settings: Settings, manifest: Manifest, folder: Path) -> list[
     ]
 
 
+def owner_of(path: Path) -> int:
+    """Return the user id of the owner of a file or a folder."""
+    return path.stat().st_uid
+
+
+def _owner_steps(done: Restored) -> list[str]:
+    """List how to give the files to the owner of their folder, as whom the processes run, if another user restored."""
+    folders = {path.parent for path in done.files if owner_of(path) != owner_of(path.parent)}
+    return [
+        f"Only you may read what was restored. Give it to the owner of its folder: chown -R --reference={each} {each}"
+        for each in map(shlex.quote, sorted(map(str, folders)))
+    ]
+
+
 def _restore_steps(settings: Settings, done: Restored) -> list[str]:
     since = iso(done.manifest.at)
     steps = []
@@ -149,5 +163,6 @@ def _restore_steps(settings: Settings, done: Restored) -> list[str]:
         f"Who was erased after {since} is back. The clock erases them again if Redis is the same as before and it was"
         " less than 30 days ago; else run `webhooks erase --again FILE` with the certificates since then."
     )
+    steps += _owner_steps(done)
     steps.append("Start the processes. A minute later `webhooks check --deep` must find nothing.")
     return steps

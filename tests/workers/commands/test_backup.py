@@ -62,6 +62,17 @@ def test_a_backup_is_restored_on_a_new_machine(node, event):
     assert node.rows("audit")[0]["act"] == "backed_up"
 
 
+def test_who_restores_into_the_folder_of_another_user_is_told_to_give_them_the_files(node, event, monkeypatch):
+    node.settle(event("SESSION_STARTED"), DONE)
+    backup(node)
+    assert "chown" not in restore(node).stdout
+    monkeypatch.setattr("workers.commands.backup.owner_of", lambda path: int(path.is_dir()))
+
+    output = restore(node, **elsewhere(node, "another")).stdout
+
+    assert f"chown -R --reference={node.folder / 'another'} {node.folder / 'another'}" in output
+
+
 def test_what_is_settled_between_the_two_copies_is_in_one_of_them(node, event, monkeypatch):
     body = event("SESSION_STARTED", userId="driver-7")
     id_ = node.keep(body)
