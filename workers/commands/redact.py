@@ -4,7 +4,8 @@ from typing import BinaryIO
 
 import click
 
-from ingest.events import peek
+from ingest.errors import Unreadable
+from ingest.events import decode, peek
 from ingest.wire.envelope import Kind
 from workers.commands import options
 from workers.commands.output import json_line
@@ -21,9 +22,21 @@ def redact(*, body: BinaryIO, kind: str, as_json: bool) -> None:
     settings, original = settings_with_dev_defaults(), body.read()
     name, rules = peek(Kind(kind), original).name, settings.redaction
     kept = original if rules is None else rules.apply(Kind(kind), original)
+    is_lost = _is_readable(Kind(kind), original) and not _is_readable(Kind(kind), kept)
+    if is_lost:
+        click.secho("Redacted so, it cannot be read any more: no handler would see it, ever.", err=True, fg="yellow")
     if as_json:
-        json_line({"event": name, "changed": kept != original, "body": kept.decode("utf-8", "replace")})
+        text = kept.decode("utf-8", "replace")
+        json_line({"event": name, "changed": kept != original, "unreadable": is_lost, "body": text})
         return
     click.echo(printable_body(kept))
     if kept == original:
         click.echo("Nothing is redacted: no rule of REDACT leads to a field of it.", err=True)
+
+
+def _is_readable(kind: Kind, body: bytes) -> bool:
+    try:
+        decode(kind, body)
+    except Unreadable:
+        return False
+    return True
