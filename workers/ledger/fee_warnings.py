@@ -15,6 +15,7 @@ from ingest.errors import Unreadable
 from ingest.events import SessionFeeIncurring, decode
 from ingest.wire.envelope import Kind
 from workers.ledger.database.conditions import Position, Unindexed, matching, older_than, same_person, within
+from workers.ledger.dead_runs import type_of
 from workers.ledger.deliveries import is_event
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs, sessions
@@ -199,7 +200,8 @@ def _outcome_of_pushes(rows: Iterable[Row[Any]], starts_at: datetime | None) -> 
 
 
 def _outcome_of_run(row: Row[Any]) -> tuple[WarningOutcome, str | None]:
-    reason = row.run_reason or (row.run_error or "").partition("\n")[0] or None
+    # The message of an error may name the driver, whom this list masks.
+    reason = type_of(row.run_error) if row.run_error else row.run_reason
     if row.outcome is None and row.state is DeliveryState.UNREADABLE:
         return WarningOutcome.DEAD, row.reason
     if row.outcome is None and row.state in {DeliveryState.SETTLED, DeliveryState.DEAD}:

@@ -112,6 +112,14 @@ def test_a_warning_that_was_not_made_says_why(noticed, listed, run, reason, outc
     assert row.reason == (reason or (None if run is Outcome.WAITING else "an earlier notice has said the same"))
 
 
+@pytest.mark.parametrize(("run", "outcome"), [(Outcome.DEAD, Became.DEAD), (Outcome.AGAIN, Became.WAITING)])
+def test_of_an_error_only_the_type_is_told_since_its_message_may_name_the_driver(noticed, listed, ledger, run, outcome):
+    noticed(outcome=None)
+    ledger.run("d1", HANDLER, run, reason="no phone of u1", error="ValueError: no phone of u1")
+    (row,) = listed()
+    assert (row.outcome, row.reason) == (outcome, "ValueError")
+
+
 def test_a_notice_that_cannot_be_read_is_listed_with_its_reason(ledger, listed):
     broken = ledger.delivery("d1", event="SESSION_FEE_INCURRING", body=b'{"event": "SESSION_FEE_INCURRING"}')
     ledger.store(broken, state=DeliveryState.UNREADABLE)
