@@ -34,6 +34,16 @@ PRELOADED = (
 LONGEST_REQUEST = 65_536
 
 
+def is_readable(descriptor: int, timeout_s: float = 0.0) -> bool:
+    """Return whether a descriptor can be read from, at the latest after a timeout.
+
+    `select.select` takes none above 1,023, and clusters whose strangers open hundreds of connections share a process.
+    """
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(1000 * timeout_s))
+
+
 class ForkedProcess:
     """The part of `subprocess.Popen` that a cluster needs, for a process that is not our child."""
 
@@ -44,10 +54,10 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         """Return 0 when it has ended, whatever its exit code, which only its parent knows."""
-        return 0 if select.select([self._descriptor], [], [], 0)[0] else None
+        return 0 if is_readable(self._descriptor) else None
 
     def wait(self, timeout: float) -> None:
-        if not select.select([self._descriptor], [], [], timeout)[0]:
+        if not is_readable(self._descriptor, timeout):
             raise TimeoutError
 
     def send_signal(self, number: int) -> None:

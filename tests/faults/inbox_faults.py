@@ -113,7 +113,8 @@ def _expect_quarantine(cluster: Cluster) -> Iterator[None]:
 
     before = count()
     yield
-    wait_until(lambda: count()[1] > before[1], "a file is set aside")
+    # It is logged before the file is renamed.
+    wait_until(lambda: all(now > then for now, then in zip(count(), before, strict=True)), "a file is set aside")
     found = tuple(now - then for now, then in zip(count(), before, strict=True))
     assert found == (1, 1), f"{found[0]} files were set aside, and that was logged {found[1]} times"
 

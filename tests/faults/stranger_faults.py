@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import select
 import socket
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from ingest.inbox.schema import open_inbox_file
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.cluster import SQLITE, Cluster, Process
+from tests.faults.fork_server import is_readable
 from tests.faults.load import KEY, item
 from tests.faults.redis_faults import wait_for_events
 from tests.faults.trials import Group, Trial
@@ -120,7 +120,7 @@ def send_when_idle_ends(cluster: Cluster) -> None:
             due.append(time.monotonic() + KEEP_ALIVE_S + (len(due) % 21 - 10) / 1000)
         for each, second, at in zip(opened, items[IDLE:], due, strict=False):
             time.sleep(max(0.0, at - time.monotonic()))
-            if not select.select([each], [], [], 0)[0]:
+            if not is_readable(each.fileno()):
                 each.sendall(_request(second.body))
                 crossing.append(second)
         wait_for_events(cluster)

@@ -1,8 +1,10 @@
 """A forked process has a log, settings and failpoints of its own."""
 
 import contextlib
+import fcntl
 import http.client
 import os
+import resource
 import signal
 import sys
 
@@ -11,7 +13,7 @@ import pytest
 from ingest.failpoints import VARIABLE, Failpoint
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.cluster import is_answering_http, wait_until
-from tests.faults.fork_server import ForkServer
+from tests.faults.fork_server import ForkServer, is_readable
 from tests.faults.keep_alive_senders import KEY, PATH, event
 from tests.ports import reserve_port
 
@@ -62,3 +64,21 @@ def test_only_the_process_that_hits_an_armed_failpoint_is_killed(endpoints):
     wait_until(lambda: forked[one].poll() is not None, "it has ended")
     assert forked[other].poll() is None
     assert all("server.listening" in (folder / "log").read_text() for folder in folders.values())
+
+
+def test_a_descriptor_is_waited_for_whatever_its_number_is():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 1100:
+        pytest.skip("no descriptor has a number above 1,023 here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1100), hard))
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 1024)
+    assert not is_readable(high)
+    os.write(writing, b"x")
+    assert is_readable(high, 10)
+    os.close(writing)
+    os.read(high, 1)
+    assert is_readable(high)  # its other end is closed
+    for each in (reading, high):
+        os.close(each)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
