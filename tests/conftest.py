@@ -1,6 +1,7 @@
 """Real servers and settings for the tests: Valkey and PostgreSQL come as wheels and start in under a second."""
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -30,6 +31,9 @@ NAMESPACE = "test"
 os.environ["QUEUE_NAMESPACE"] = NAMESPACE
 
 DATABASE_NUMBERS = itertools.count(1)
+
+# Tests make much that is dropped at once: looking for cycles in all that pytest holds takes a tenth of their time.
+gc.set_threshold(10_000, 20, 50)
 
 # Generated examples take as long as they take: a test waits for a condition, never for a time. The profile `long` is
 # for who has time, see tests/faults/fuzz.py.

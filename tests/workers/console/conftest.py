@@ -19,6 +19,11 @@ def csrf_token(console: TestClient) -> str:
     return str(token)
 
 
+def keys_of(page: str, path: str = "failures") -> list[str]:
+    """Return the keys of the causes that a page links to."""
+    return re.findall(rf'href="/{path}/([0-9a-f]{{16}})"', page)
+
+
 def reveal(console: TestClient, page: str) -> None:
     """Click on the button with which a page shows what is masked."""
     answer = console.post("/reveal", data={"csrf_token": csrf_token(console), "page": page}, follow_redirects=False)

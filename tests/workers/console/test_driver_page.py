@@ -11,7 +11,6 @@ from sqlalchemy.exc import OperationalError
 from handlers.kit.channel import Device
 from ingest.inbox.downtime import Downtime
 from ingest.wire.timestamps import utc_now
-from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
 from tests.workers.console.past import Past, fill
 from workers.console.page_template import masked
@@ -177,14 +176,3 @@ def test_ids_are_found_by_their_beginning_and_keys_in_any_spelling(any_node, con
     answer = console.get("/find", params={"q": "04:A1:B2"}, follow_redirects=False)
     assert answer.headers["location"].startswith("/authorizations?key=")
     assert "Nothing in the ledger" in console.get("/find", params={"q": "%"}).text
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_what_comes_from_outside_is_text_on_the_page_of_a_driver(node, console_of, text):
-    fill(node, user=f"u{text}", text=text, failures=0)
-    console = console_of(node)
-    for url in ("/find", "/drivers/x"):
-        answer = console.get(url, params={"q": f"u{text}"[:9_000].encode("utf-8", "replace").decode()})
-        assert answer.status_code in {200, 404}
-        assert "<script>alert" not in answer.text
-        assert "<img" not in answer.text

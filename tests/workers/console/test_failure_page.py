@@ -7,8 +7,7 @@ import pytest
 from sqlalchemy import select, update
 
 from ingest.wire.timestamps import utc_now
-from tests.faults.documents import HOSTILE
-from tests.workers.console.conftest import csrf_token
+from tests.workers.console.conftest import csrf_token, keys_of
 from tests.workers.console.past import PLUGIN, fill
 from workers.console.replay_status_page import count_runs
 from workers.ledger.dead_runs import frames_of, place_of
@@ -23,10 +22,6 @@ def filled(any_node, console_of, monkeypatch):
     monkeypatch.syspath_prepend(str(any_node.folder))
     fill(any_node, failures=133)
     return any_node, console_of(any_node)
-
-
-def keys_of(page, path="failures"):
-    return re.findall(rf'href="/{path}/([0-9a-f]{{16}})"', page)
 
 
 def test_133_failures_of_one_cause_are_one_row(filled):
@@ -159,21 +154,6 @@ def test_the_place_is_the_last_line_of_our_own_code():
     assert "dana" not in frames_of(trace)
     assert "requests.get(url)" in frames_of(trace)
     assert place_of(None) is None
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_what_comes_from_outside_is_text_on_the_pages_of_failures(node, console_of, text):
-    fill(node, user=f"u{text}", text=text, failures=1)
-    console = console_of(node)
-    page = console.get("/failures").text
-    urls = [f"/failures/{key}" for key in keys_of(page)]
-    urls += [f"/failures/pushes/{key}" for key in keys_of(page, "failures/pushes")]
-    assert len(urls) >= 2
-    for url in ("/failures", *urls):
-        answer = console.get(url)
-        assert answer.status_code == 200
-        assert "<script>alert" not in answer.text
-        assert "<img" not in answer.text
 
 
 def test_a_handler_that_this_process_has_not_loaded_is_no_lost_one_but_asks_for_a_restart(node, console_of):
