@@ -28,7 +28,7 @@ from sqlalchemy import (
 from handlers.kit.context import Push
 from handlers.kit.session import Session
 from handlers.kit.statuses import FINAL_STATUSES
-from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
+from workers.ledger.database.conditions import Position, Unindexed, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.states import PushState
 from workers.ledger.tables.core_tables import pushes, sessions
@@ -178,9 +178,14 @@ def insert(conn: Connection, rows: Sequence[NewPush]) -> set[str]:
     return inserted
 
 
+def _is_due(channel: str, now: datetime) -> ColumnElement[bool]:
+    """Build the condition that a push of a channel is due: it is found among those that are, which are few."""
+    return and_(pushes.c.due_at <= now, Unindexed(pushes.c.channel) == channel)
+
+
 def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
     """Return whether a push of a channel is due; cheaper than a claim of nothing."""
-    query = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel).limit(1)
+    query = select(pushes.c.id).where(_is_due(channel, now)).limit(1)
     return conn.execute(query).first() is not None
 
 
@@ -190,10 +195,10 @@ def expire_unneeded(conn: Connection, channel: str, now: datetime) -> Counter[Pu
     One that was sent to some of the user's devices, and waited for the others, ends as sent.
     """
     ended: Counter[PushState] = Counter()
-    is_due = (pushes.c.due_at <= now, pushes.c.channel == channel)
+    is_due = _is_due(channel, now)
     was_sent = pushes.c.sent_at.is_not(None)
-    for condition, state, reason in _unneeded(conn, now, *is_due):
-        due = select(pushes.c.id).where(*is_due, condition)
+    for condition, state, reason in _unneeded(conn, now, is_due):
+        due = select(pushes.c.id).where(is_due, condition)
         values = {
             "state": case((was_sent, PushState.SENT), else_=state),
             "due_at": None,
@@ -266,7 +271,7 @@ def _due(conn: Connection, channel: str, now: datetime, condition: ColumnElement
     """Return and lock the due pushes that expire first; those that never do are last."""
     if limit <= 0:
         return []
-    due = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel, condition)
+    due = select(pushes.c.id).where(_is_due(channel, now), condition)
     order = (pushes.c.expires_at.nulls_last(), pushes.c.attempts, pushes.c.created_at, pushes.c.id)
     return list(conn.scalars(_locked(due.order_by(*order).limit(limit))))
 
