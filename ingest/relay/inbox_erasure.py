@@ -72,21 +72,25 @@ class InboxErasure:
         if not orders or (self._done is not None and self._done >= {order.id for order in orders}):
             self.open_since = None
             return
+        # Before the file is opened, which may fail: none is known to be carried out then.
+        self.open_since = self._oldest_open(orders)
         file = open_for_background_writes(self._path)
         try:
             self._done = _read_done(file)
             until = time.monotonic() + SEARCH_TIME
             new = self._open(orders)
-            self.open_since = min((order.at for order in new), default=None)
             settled = [order for order in new if self._is_settled(file, order, until)]
             if settled:
                 self._carry_out(file, settled, {order.id for order in orders})
-                self.open_since = min((order.at for order in self._open(new)), default=None)
+            self.open_since = self._oldest_open(orders)
         finally:
             file.close()
 
     def _open(self, orders: Sequence[ErasureOrder]) -> list[ErasureOrder]:
         return [order for order in orders if order.id not in (self._done or ())]
+
+    def _oldest_open(self, orders: Sequence[ErasureOrder]) -> float | None:
+        return min((order.at for order in self._open(orders)), default=None)
 
     def _is_settled(self, file: sqlite3.Connection, order: ErasureOrder, until: float) -> bool:
         """Return whether no delivery names what is to be erased; False if the time is over. The next poll goes on."""

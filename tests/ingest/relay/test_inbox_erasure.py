@@ -93,6 +93,20 @@ def test_only_what_is_in_use_bounds_the_file_that_is_rewritten(path, valkey, era
     assert erasure_reports(valkey, "e1") == {"here": ErasureReport(is_rewritten=settled)}
 
 
+def test_an_order_is_open_while_the_file_cannot_be_written(erasure, monkeypatch):
+    def refuse(_path):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox_erasure, "open_for_background_writes", refuse)
+        with pytest.raises(sqlite3.OperationalError):
+            erasure.poll()
+    assert erasure.open_since == 0.0
+    monkeypatch.setattr(inbox_erasure, "POLL_EVERY", 0.0)
+    erasure.poll()
+    assert erasure.open_since is None
+
+
 def test_an_order_waits_for_what_is_on_its_way(path, valkey, erasure, monkeypatch):
     with closing(sqlite3.connect(path)) as file:
         file.execute(INSERT, (NAME.encode(),))
